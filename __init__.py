@@ -1,0 +1,127 @@
+"""undertow: workflow semantics for plain functions, inside the process and the event loop they already run in.
+
+This is the face: names only. Each is imported when it is first used, so `import undertow` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version as _version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .engine import runtime as runtime
+    from .engine.arguments import allow_failure as allow_failure
+    from .engine.arguments import quote as quote
+    from .engine.arguments import unmapped as unmapped
+    from .engine.context import tags as tags
+    from .engine.definition import ConcurrencyLimit as ConcurrencyLimit
+    from .engine.errors import ArgumentsTooDeep as ArgumentsTooDeep
+    from .engine.errors import EngineClosed as EngineClosed
+    from .engine.errors import Fail as Fail
+    from .engine.errors import IllegalTransition as IllegalTransition
+    from .engine.errors import InvalidOption as InvalidOption
+    from .engine.errors import JournalClosed as JournalClosed
+    from .engine.errors import JournalCorrupt as JournalCorrupt
+    from .engine.errors import JournalError as JournalError
+    from .engine.errors import JournalFull as JournalFull
+    from .engine.errors import JournalLocked as JournalLocked
+    from .engine.errors import JournalMissing as JournalMissing
+    from .engine.errors import JournalReadOnly as JournalReadOnly
+    from .engine.errors import JournalTooNew as JournalTooNew
+    from .engine.errors import LimitImpossible as LimitImpossible
+    from .engine.errors import LimitUnknown as LimitUnknown
+    from .engine.errors import MappingLengthMismatch as MappingLengthMismatch
+    from .engine.errors import MappingMissingIterable as MappingMissingIterable
+    from .engine.errors import NoHost as NoHost
+    from .engine.errors import NotCallable as NotCallable
+    from .engine.errors import ParameterInvalid as ParameterInvalid
+    from .engine.errors import RetryAfter as RetryAfter
+    from .engine.errors import RunCancelled as RunCancelled
+    from .engine.errors import RunCrashed as RunCrashed
+    from .engine.errors import RunError as RunError
+    from .engine.errors import RunFailed as RunFailed
+    from .engine.errors import RunSkipped as RunSkipped
+    from .engine.errors import RunTimedOut as RunTimedOut
+    from .engine.errors import RunUnfinished as RunUnfinished
+    from .engine.errors import SelfDependency as SelfDependency
+    from .engine.errors import SignatureMismatch as SignatureMismatch
+    from .engine.errors import Skip as Skip
+    from .engine.errors import SlotTimeout as SlotTimeout
+    from .engine.errors import UndertowError as UndertowError
+    from .engine.errors import UnknownOption as UnknownOption
+    from .engine.errors import UpstreamFailed as UpstreamFailed
+    from .engine.errors import WouldBlock as WouldBlock
+    from .engine.flow import Flow as Flow
+    from .engine.flow import flow as flow
+    from .engine.futures import Future as Future
+    from .engine.futures import FutureList as FutureList
+    from .engine.futures import as_completed as as_completed
+    from .engine.futures import wait as wait
+    from .engine.futures import wait_async as wait_async
+    from .engine.limits import Limit as Limit
+    from .engine.limits import RateLimit as RateLimit
+    from .engine.retry import exponential_backoff as exponential_backoff
+    from .engine.run import RunView as RunView
+    from .engine.runtime import get_run_logger as get_run_logger
+    from .engine.slots import concurrency as concurrency
+    from .engine.slots import rate_limit as rate_limit
+    from .engine.states import Cancelled as Cancelled
+    from .engine.states import Completed as Completed
+    from .engine.states import Crashed as Crashed
+    from .engine.states import Failed as Failed
+    from .engine.states import Pending as Pending
+    from .engine.states import Running as Running
+    from .engine.states import Scheduled as Scheduled
+    from .engine.states import Skipped as Skipped
+    from .engine.states import State as State
+    from .engine.states import StateType as StateType
+    from .engine.task import Task as Task
+    from .engine.task import task as task
+    from .runners import ThreadRunner as ThreadRunner
+    from .wiring import Engine as Engine
+
+# What the block above says to people and type checkers, said to the interpreter; a test holds the two together.
+_HOMES = {
+    "engine": "runtime",
+    "engine.arguments": "allow_failure quote unmapped",
+    "engine.context": "tags",
+    "engine.definition": "ConcurrencyLimit",
+    "engine.errors": (
+        "ArgumentsTooDeep EngineClosed Fail IllegalTransition InvalidOption JournalClosed JournalCorrupt JournalError "
+        "JournalFull JournalLocked JournalMissing JournalReadOnly JournalTooNew LimitImpossible LimitUnknown "
+        "MappingLengthMismatch MappingMissingIterable NoHost NotCallable ParameterInvalid RetryAfter RunCancelled "
+        "RunCrashed RunError RunFailed RunSkipped RunTimedOut RunUnfinished SelfDependency SignatureMismatch Skip "
+        "SlotTimeout UndertowError UnknownOption UpstreamFailed WouldBlock"
+    ),
+    "engine.flow": "Flow flow",
+    "engine.futures": "Future FutureList as_completed wait wait_async",
+    "engine.limits": "Limit RateLimit",
+    "engine.retry": "exponential_backoff",
+    "engine.run": "RunView",
+    "engine.runtime": "get_run_logger",
+    "engine.slots": "concurrency rate_limit",
+    "engine.states": "Cancelled Completed Crashed Failed Pending Running Scheduled Skipped State StateType",
+    "engine.task": "Task task",
+    "runners": "ThreadRunner",
+    "wiring": "Engine",
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+__all__ = sorted(_HOME_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version("undertow")
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'undertow' has no attribute {name!r}")
+    import_module(".wiring", __name__)  # whatever is used first, the default engine is known from then on
+    value = getattr(import_module(f".{home}", __name__), name) if name != "runtime" else import_module(".engine.runtime", __name__)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,1 @@
+"""What people look at: the command line and the reports it prints, over a journal."""

@@ -1,0 +1,102 @@
+"""The ports of one engine, in one value: what every run of it is given.
+
+`Core` knows how to make a run and nothing about where the ports come from; the composition root builds it.
+"""
+
+from __future__ import annotations
+
+import logging
+import random as random_module
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import uuid_utils
+
+from .context import CURRENT, TAGS
+from .limits import Limits
+from .ports import Clock, Journal, Observer, Randomness, Runner, SystemClock
+from .run import Run, Tally
+from .states import PENDING
+
+if TYPE_CHECKING:
+    from .definition import Definition
+    from .host import Host, Portal
+
+logger = logging.getLogger("undertow")
+logger.addHandler(logging.NullHandler())
+
+
+def new_id() -> str:
+    """A time-ordered UUID (version 7), as text."""
+    return str(uuid_utils.uuid7())
+
+
+@attrs.define(eq=False)
+class Core:
+    """Clock, randomness, journal, runners and limits of one engine."""
+
+    journal: Journal
+    inline: Runner
+    """Runs the body of a sync task that is called on an event loop's thread."""
+    threads: Runner
+    """Runs the bodies of sync functions that are submitted."""
+    portal: Portal
+    """Hosts what is called from plain threads."""
+    limits: Limits = attrs.field(factory=Limits)
+    clock: Clock = attrs.field(factory=SystemClock)
+    monotonic: Callable[[], float] = time.monotonic
+    random: Randomness = attrs.field(factory=random_module.Random)
+    new_id: Callable[[], str] = new_id
+    observers: list[Observer] = attrs.field(factory=list)
+    host: Host | None = None
+    """Where background runs live, while the engine is open in an event loop."""
+    is_open: bool = True
+    finish_seconds: float = 10.0
+    """How long hooks and the last commit of a cancelled run may take."""
+    settings: Mapping[str, Any] = attrs.field(factory=dict)
+
+    def make_run(
+        self,
+        definition: Definition[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        *,
+        map_index: int | None = None,
+        run_id: str | None = None,
+        parentless: bool = False,
+    ) -> Run:
+        """A run in its first state, recorded."""
+        parent = None if parentless else CURRENT.get()
+        if parent is None or parent.core is not self:
+            flow, host, parent = None, self.host, None
+        else:
+            flow = parent if parent.tally is not None else parent.flow
+            host = parent.host
+        tags = TAGS.get()
+        run = Run(
+            run_id or self.new_id(),
+            definition,
+            self,
+            parent,
+            args,
+            kwargs,
+            [(PENDING, "Pending", "", self.clock.now())],
+            definition.tags | tags if tags else definition.tags,
+            flow,
+            host,
+            map_index,
+        )
+        if definition.kind == "flow":
+            run.tally = Tally()
+        return run
+
+    def observe(self, run: Run) -> None:
+        """Tell the observers of a transition; one that raises is dropped, never the run."""
+        for observer in list(self.observers):
+            try:
+                observer(run)
+            except Exception:
+                logger.exception("Observer %r raised, and is told nothing more.", observer)
+                self.observers.remove(observer)

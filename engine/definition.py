@@ -1,0 +1,349 @@
+"""What tasks and flows have in common: a function with options, and the ways to call it.
+
+A definition is immutable; `with_options` makes another one. The form of the call decides where a run lives (awaited
+by its caller, a member of a host, in a thread), and the pipeline does the rest.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, ClassVar, Generic, ParamSpec, TypeVar
+
+import attrs
+
+from .arguments import Signature, find_futures
+from .bridge import call_from_thread
+from .context import CURRENT, current_core
+from .core import Core
+from .errors import InvalidOption, LimitUnknown, NoHost, NotCallable, UnknownOption, WouldBlock
+from .futures import Future, deliver
+from .hooks import HOOKS, Hook, check_hooks
+from .limits import Bucket, Limit
+from .pipeline import drive, execute, member
+from .ports import Runner
+from .retry import Condition, Delays, RetryPolicy, retry_policy
+from .run import Kind, Outcome, Run
+from .states import State, StateType
+from .triggers import Rule, RuleName
+from .waking import in_event_loop
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+NameMaker = str | Callable[..., str]
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """The options that tasks and flows share; see `task` and `flow` for what they mean."""
+
+    name: str | None = None
+    description: str | None = None
+    tags: Iterable[str] = ()
+    version: str | None = None
+    run_name: NameMaker | None = None
+    retries: int | None = None
+    retry_delay_seconds: Delays | None = None
+    retry_jitter_factor: float | None = None
+    retry_condition_fn: Condition | None = None
+    retry_on: object = None
+    give_up_on: object = None
+    max_retry_delay_seconds: float | None = None
+    max_elapsed_seconds: float | None = None
+    timeout_seconds: float | None = None
+    concurrency_limit: int | ConcurrencyLimit | None = None
+    log_prints: bool | None = None
+    on_running: Iterable[Hook] | Hook | None = None
+    on_completion: Iterable[Hook] | Hook | None = None
+    on_failure: Iterable[Hook] | Hook | None = None
+    on_cancellation: Iterable[Hook] | Hook | None = None
+    on_crashed: Iterable[Hook] | Hook | None = None
+
+
+@attrs.frozen
+class ConcurrencyLimit:
+    """At most `limit` runs of one task or flow at a time; `collision_strategy` says what becomes of one too many.
+
+    `"ENQUEUE"` has it wait, `"CANCEL_NEW"` ends it Cancelled.
+    """
+
+    limit: int
+    collision_strategy: str = attrs.field(default="ENQUEUE")
+
+    @collision_strategy.validator
+    def _check(self, _: object, value: str) -> None:
+        if value not in ("ENQUEUE", "CANCEL_NEW"):
+            raise InvalidOption("collision_strategy", value, "'ENQUEUE' or 'CANCEL_NEW'")
+
+
+class Definition(Generic[P, R]):
+    """A function that runs as a task or a flow."""
+
+    kind: ClassVar[Kind]
+    options_type: ClassVar[type[Options]]
+    renamed_options: ClassVar[Mapping[str, str]]
+    rule: RuleName | Rule | None = None
+    priority: float = 0
+    cancels_siblings: bool = False
+    validates: bool = False
+
+    def __init__(self, fn: Callable[P, R], options: Options) -> None:
+        self.descriptor: type | None = None
+        if isinstance(fn, classmethod | staticmethod):
+            self.descriptor = type(fn)
+            fn = fn.__func__
+        if not callable(fn) or isinstance(fn, type):
+            raise NotCallable(self.kind, fn)
+        self.fn = fn
+        self.options = options
+        self.bound: tuple[Any, ...] = ()
+        functools.update_wrapper(self, fn)
+        self.is_generator = inspect.isgeneratorfunction(fn)
+        self.is_async_generator = inspect.isasyncgenfunction(fn)
+        self.is_async = inspect.iscoroutinefunction(fn) or self.is_async_generator
+        self._read(options)
+
+    def _read(self, options: Options) -> None:
+        """Check the options and derive what the pipeline uses."""
+        self.name = _text("name", options.name) or getattr(self.fn, "__name__", type(self.fn).__name__)
+        self.key = f"{getattr(self.fn, '__module__', '')}.{getattr(self.fn, '__qualname__', self.name)}"
+        self.description = options.description or inspect.getdoc(self.fn)
+        self.version = options.version
+        self.signature = Signature(self.fn, self.name)
+        self.tags = _tags(options.tags)
+        self.timeout = _timeout(options.timeout_seconds)
+        self.retry: RetryPolicy = retry_policy(
+            options.retries,
+            options.retry_delay_seconds,
+            options.retry_jitter_factor,
+            options.max_retry_delay_seconds,
+            options.max_elapsed_seconds,
+            options.retry_on,
+            options.give_up_on,
+            options.retry_condition_fn,
+        )
+        self.hooks: dict[StateType, tuple[Hook, ...]] = {
+            kind: hooks
+            for kind, option in HOOKS.items()
+            if (hooks := check_hooks(option, getattr(options, option)))
+        }
+        self.own_limit = _own_limit(options.concurrency_limit)
+        self.cancels_new = self.own_limit is not None and self.own_limit.collision_strategy == "CANCEL_NEW"
+        self.own_limit_name = f"{self.kind}:{self.key}"
+        self.limit_names: tuple[str, ...] = (self.own_limit_name,) if self.own_limit else ()
+        if options.run_name is not None and not isinstance(options.run_name, str) and not callable(options.run_name):
+            raise InvalidOption(f"{self.kind}_run_name", options.run_name, "a template such as 'load {path}', or a function")
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} {self.name!r}>"
+
+    @classmethod
+    def read_options(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Option names as users write them, turned into fields. Raises `UnknownOption` with a suggestion."""
+        fields = {field.name for field in attrs.fields(cls.options_type)}
+        known = fields - set(cls.renamed_options.values()) | set(cls.renamed_options)
+        for name in given:
+            if name not in known:
+                raise UnknownOption(f"@{cls.kind}", name, known, get_close_matches(name, known, 1))
+        return {cls.renamed_options.get(name, name): value for name, value in given.items()}
+
+    def with_options(self, **changes: Any) -> Any:
+        """A copy with some options changed; takes the decorator's own option names.
+
+        Raises `UnknownOption` with a suggestion, and whatever the decorator raises for a bad value.
+        """
+        copy = type(self)(self.fn, attrs.evolve(self.options, **self.read_options(changes)))
+        copy.bound = self.bound
+        copy.descriptor = self.descriptor
+        return copy
+
+    def bind_to(self, instance: Any, owner: type | None) -> Any:
+        """The definition as an attribute of an object: the object becomes the first argument."""
+        subject = owner if self.descriptor is classmethod else instance
+        if self.descriptor is staticmethod or subject is None:
+            return self
+        copy = object.__new__(type(self))
+        copy.__dict__.update(self.__dict__)
+        copy.bound = (subject,)
+        return copy
+
+    # --- the body ----------------------------------------------------------------------------------------------
+
+    async def perform(self, run: Run) -> Outcome:
+        """Run the body once and return how that ended. Raises only what is no `Exception`."""
+        raise NotImplementedError
+
+    async def call_body(self, run: Run) -> Any:
+        """Call the function with the run's arguments, where it belongs, as the current run."""
+        token = CURRENT.set(run)
+        try:
+            if self.is_async:
+                if self.is_async_generator:
+                    return [item async for item in self.fn(*run.args, **run.kwargs)]  # type: ignore[attr-defined]
+                value = await self.fn(*run.args, **run.kwargs)  # type: ignore[misc]
+                return list(value) if type(value) in _GENERATORS else value
+            runner = run.runner or self.runner(run)
+            return await runner.run(run, self.call_and_collect, run.args, run.kwargs)
+        finally:
+            CURRENT.reset(token)
+
+    def call_and_collect(self, *args: Any, **kwargs: Any) -> Any:
+        """Call a sync function; what comes as a generator is gone through where it was made."""
+        value: Any = self.fn(*args, **kwargs)
+        return list(value) if type(value) in _GENERATORS else value
+
+    def refuse(self, run: Run) -> Outcome | None:
+        """A last look at the arguments, where `validates` is set; an outcome means that the body must not run."""
+        return None
+
+    def runner(self, run: Run) -> Runner:
+        """The runner of a sync body that was submitted."""
+        return run.core.threads
+
+    def child_runner(self, run: Run) -> Runner:
+        """Where the sync bodies of what it submits run."""
+        return run.core.threads
+
+    # --- making runs -------------------------------------------------------------------------------------------
+
+    def make_run(
+        self,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        wait_for: Iterable[Any] | None = None,
+        *,
+        core: Core | None = None,
+        map_index: int | None = None,
+        run_id: str | None = None,
+        parentless: bool = False,
+    ) -> Run:
+        """Check the call and make its run. Raises `SignatureMismatch`, `LimitUnknown`, `ArgumentsTooDeep`."""
+        if self.bound:
+            args = (*self.bound, *args)
+        self.signature.check(args, kwargs)
+        if core is None:
+            current = CURRENT.get()
+            core = current.core if current is not None else current_core()
+        if self.limit_names:
+            self._declare_limits(core)
+        run = core.make_run(self, args, kwargs, map_index=map_index, run_id=run_id, parentless=parentless)
+        upstreams = find_futures(self.name, args, kwargs)
+        if wait_for is not None:
+            upstreams += find_futures(self.name, list(wait_for))
+        if upstreams:
+            run.waits_on = upstreams
+            run.upstream_ids = [future.run.id for future, _ in upstreams]
+        if self.options.run_name is not None:
+            run.given_name = self._run_name(args, kwargs)
+        return run
+
+    def _declare_limits(self, core: Core) -> None:
+        if self.own_limit is not None and self.own_limit_name not in core.limits.buckets:
+            core.limits.buckets[self.own_limit_name] = Bucket(self.own_limit_name, Limit(self.own_limit.limit))
+        for name in self.limit_names:
+            if name not in core.limits.buckets:
+                raise LimitUnknown(name, core.limits.buckets)
+
+    def _run_name(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+        template = self.options.run_name
+        bound = self.signature.bind(args, kwargs)
+        if isinstance(template, str):
+            try:
+                return template.format(**bound)
+            except (LookupError, ValueError, AttributeError) as error:
+                names = ", ".join("{" + name + "}" for name in bound)
+                raise InvalidOption(f"{self.kind}_run_name", template, f"a template over {names} ({error!r})") from None
+        assert template is not None
+        wanted = inspect.signature(template).parameters
+        name = template(**{key: value for key, value in bound.items() if key in wanted})
+        if not isinstance(name, str):
+            raise InvalidOption(f"{self.kind}_run_name", name, "a function that returns a text")
+        return name
+
+    # --- the forms of a call -----------------------------------------------------------------------------------
+
+    async def awaited(self, run: Run, return_state: bool = False) -> Any:
+        """Live the run in its caller's task."""
+        outcome = await execute(run)
+        return outcome.state(run) if return_state else deliver(outcome, run)
+
+    def inline(self, run: Run, return_state: bool = False) -> Any:
+        """Live the run on the spot, on an event loop's thread."""
+        run.runner = run.core.inline
+        outcome = drive(execute(run), self.name)
+        return outcome.state(run) if return_state else deliver(outcome, run)
+
+    def from_thread(self, run: Run, return_state: bool = False) -> Any:
+        """Live the run in a loop while this thread waits."""
+        if in_event_loop():
+            host = run.core.portal.host()
+            if any(not future.done for future, _ in run.waits_on):
+                raise WouldBlock(f"{self.name}(...) with an unfinished future", f"await {self.name}.submit(...)")
+        else:
+            host = run.host or run.core.portal.host()
+        outcome = call_from_thread(run, host)
+        return outcome.state(run) if return_state else deliver(outcome, run)
+
+    def spawn(self, run: Run) -> Future[Any]:
+        """Start the run as a member of the host around the call. Raises `NoHost`."""
+        host = run.host
+        if host is None:
+            raise NoHost(self.name)
+        future: Future[Any] = Future(run)
+        run.core.journal.record(run)
+        host.spawn(member, run, future)
+        return future
+
+    def in_sync_body(self) -> bool:
+        """Whether the call is made in the body of a sync run, outside any event loop."""
+        return CURRENT.get() is not None and not in_event_loop()
+
+
+async def state_of(future: Future[R]) -> State[R]:
+    """The final state of a future."""
+    state = await future.wait_async()
+    assert state is not None
+    return state
+
+
+def submitted_state(future: Future[R]) -> State[R] | Coroutine[Any, Any, State[R]]:
+    """What `submit(..., return_state=True)` gives: a state in a thread, an awaitable of one on a loop."""
+    if in_event_loop():
+        return state_of(future)
+    state = future.wait()
+    assert state is not None
+    return state
+
+
+_GENERATORS = frozenset({type(item for item in ())})
+
+
+def _text(option: str, value: object) -> str | None:
+    if value is not None and (not isinstance(value, str) or not value):
+        raise InvalidOption(option, value, "a text that is not empty")
+    return value
+
+
+def _tags(value: Iterable[str]) -> frozenset[str]:
+    if isinstance(value, str) or not all(isinstance(tag, str) for tag in value):
+        raise InvalidOption("tags", value, "a collection of texts")
+    return frozenset(value)
+
+
+def _timeout(value: float | None) -> float | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
+        raise InvalidOption("timeout_seconds", value, "a number of seconds above 0")
+    return value
+
+
+def _own_limit(value: int | ConcurrencyLimit | None) -> ConcurrencyLimit | None:
+    limit = ConcurrencyLimit(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if limit is None:
+        return None
+    if not isinstance(limit, ConcurrencyLimit) or not isinstance(limit.limit, int) or limit.limit < 1:
+        raise InvalidOption("concurrency_limit", value, "a whole number, 1 or more, or a ConcurrencyLimit(...)")
+    return limit
+

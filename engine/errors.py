@@ -1,0 +1,280 @@
+"""Every error a user may catch.
+
+Each derives from `UndertowError` and from the nearest builtin, and builds its own message, so that a call site is
+one short line. A message names the thing, the value, what is allowed, and what to do about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+
+class UndertowError(Exception):
+    """The root of all errors that undertow raises on its own account."""
+
+
+# --- your usage ------------------------------------------------------------------------------------------------
+
+
+class NotCallable(UndertowError, TypeError):
+    """`@task` or `@flow` was put on something that can't be called."""
+
+    def __init__(self, decorator: str, value: object) -> None:
+        super().__init__(
+            f"@{decorator} needs a function, a method or a generator function, not {value!r} "
+            f"of type {type(value).__name__}."
+        )
+
+
+class InvalidOption(UndertowError, ValueError):
+    """An option of a decorator, an engine or a call has a value it can't have."""
+
+    def __init__(self, option: str, value: object, allowed: str) -> None:
+        super().__init__(f"{option}={value!r} is not possible: it must be {allowed}.")
+
+
+class UnknownOption(UndertowError, TypeError):
+    """`with_options` was given a name that is not an option."""
+
+    def __init__(self, owner: str, name: str, known: Iterable[str], close: Iterable[str] = ()) -> None:
+        guess = next(iter(close), None)
+        hint = f"Did you mean {guess!r}?" if guess else f"The options are: {', '.join(sorted(known))}."
+        super().__init__(f"{owner} has no option {name!r}. {hint}")
+
+
+class SignatureMismatch(UndertowError, TypeError):
+    """The arguments of a call don't fit the function's signature; raised at the call."""
+
+    def __init__(self, name: str, signature: object, reason: str) -> None:
+        super().__init__(f"{name}{signature} can't be called so: {reason}.")
+
+
+class ParameterInvalid(UndertowError, TypeError):
+    """A flow's parameter doesn't validate against its annotation."""
+
+    def __init__(self, flow: str, parameter: str, value: object, expected: str) -> None:
+        super().__init__(
+            f"Parameter {parameter!r} of flow {flow!r} must be {expected}, not {value!r} "
+            f"of type {type(value).__name__}. (validate_parameters=False turns this check off.)"
+        )
+
+
+class MappingMissingIterable(UndertowError, TypeError):
+    """`map` or `stream` was given nothing to map over."""
+
+    def __init__(self, task: str, given: Iterable[str]) -> None:
+        super().__init__(
+            f"{task}.map(...) needs at least one iterable argument; strings, bytes and unmapped(...) values "
+            f"are not mapped over. Given: {', '.join(given) or 'no arguments'}."
+        )
+
+
+class MappingLengthMismatch(UndertowError, ValueError):
+    """The iterables given to `map` have different lengths."""
+
+    def __init__(self, task: str, lengths: dict[str, int]) -> None:
+        told = ", ".join(f"{name}: {length}" for name, length in lengths.items())
+        super().__init__(
+            f"{task}.map(...) needs iterables of one length, got {told}. "
+            "Wrap what should go to every call in unmapped(...)."
+        )
+
+
+class NoHost(UndertowError, RuntimeError):
+    """Something was submitted where nobody could own it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name} can't be submitted here: no flow is running and no engine is open around this call. "
+            f"Call it inside a @flow, inside `async with Engine(...)`, or call it directly: {name}(...)."
+        )
+
+
+class WouldBlock(UndertowError, RuntimeError):
+    """A blocking call was made on the thread of a running event loop."""
+
+    def __init__(self, what: str, instead: str) -> None:
+        super().__init__(f"{what} would block the running event loop. Use `{instead}` instead.")
+
+
+class SelfDependency(UndertowError, ValueError):
+    """A run was made to wait for itself or for a run that waits for it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name!r} waits for itself: it was asked for the outcome of a run that can only end after it."
+        )
+
+
+class ArgumentsTooDeep(UndertowError, ValueError):
+    """An argument holds too many values to be searched for futures."""
+
+    def __init__(self, name: str, budget: int) -> None:
+        super().__init__(
+            f"The arguments of {name!r} hold more than {budget} values, too many to search for futures. "
+            "Wrap large data in quote(...): it is then passed as it is."
+        )
+
+
+class LimitImpossible(UndertowError, ValueError):
+    """More slots were asked of a limit than it has."""
+
+    def __init__(self, name: str, asked: float, limit: float) -> None:
+        super().__init__(f"Limit {name!r} has {limit:g} slots; {asked:g} can never be taken at once.")
+
+
+class LimitUnknown(UndertowError, LookupError):
+    """A limit was named that the engine doesn't have."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        listed = ", ".join(sorted(known)) or "none"
+        super().__init__(
+            f"There is no limit {name!r}; the engine has: {listed}. Declare it: Engine(limits={{{name!r}: 10}})."
+        )
+
+
+class SlotTimeout(UndertowError, TimeoutError):
+    """Slots did not become free in time."""
+
+    def __init__(self, names: Iterable[str], seconds: float) -> None:
+        super().__init__(f"No slot of {', '.join(map(repr, names))} became free within {seconds:g} s.")
+
+
+class EngineClosed(UndertowError, RuntimeError):
+    """The engine was closed, or never opened."""
+
+    def __init__(self, doing: str) -> None:
+        super().__init__(f"{doing}: the engine is not open. Open it with `async with Engine(...)`.")
+
+
+class IllegalTransition(UndertowError, RuntimeError):
+    """A run was asked to go from one state to another that the table doesn't allow; nothing changed."""
+
+    def __init__(self, run: str, current: str, asked: str) -> None:
+        super().__init__(f"Run {run!r} can't go from {current} to {asked}: no such arrow in the transition table.")
+
+
+# --- what became of a run --------------------------------------------------------------------------------------
+
+
+class RunError(UndertowError):
+    """A run ended, or stands, in a state that has no result."""
+
+
+class UpstreamFailed(RunError, RuntimeError):
+    """The run never started, because a run it depends on did not complete."""
+
+    def __init__(self, name: str, upstream: str, state: str, counts: bool = True) -> None:
+        super().__init__(
+            f"{name!r} was skipped: its upstream {upstream!r} ended {state}. "
+            "(allow_failure(...) or when=... lets a task run all the same.)"
+        )
+        self.upstream = upstream
+        self.counts = counts
+        """False when the upstream was itself rightly skipped: then this is no failure either."""
+        self.source: Any = None
+        """The future of the upstream, whose failure was given to whoever is given this error."""
+
+
+class RunSkipped(RunError, RuntimeError):
+    """The run was skipped: its trigger was not met, or its body said so."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name!r} was skipped: {reason}")
+
+
+class RunTimedOut(RunError, TimeoutError):
+    """An attempt took longer than its `timeout_seconds`."""
+
+    def __init__(self, kind: str, name: str, seconds: float) -> None:
+        super().__init__(f"{kind.capitalize()} run {name!r} exceeded its timeout of {seconds:g} s.")
+
+
+class RunCancelled(RunError, RuntimeError):
+    """The run was cancelled."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name!r} was cancelled: {reason}" if reason else f"{name!r} was cancelled.")
+
+
+class RunCrashed(RunError, RuntimeError):
+    """The run was interrupted by something that is not an ordinary exception."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name!r} crashed: {reason}")
+
+
+class RunFailed(RunError, RuntimeError):
+    """The run returned a Failed state, or failed with nothing to raise."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name!r} failed: {reason}" if reason else f"{name!r} failed.")
+
+
+class RunUnfinished(RunError, RuntimeError):
+    """The result of a run was asked for before there was one."""
+
+    def __init__(self, name: str, state: str) -> None:
+        super().__init__(f"{name!r} is {state}: it has no result yet. Await it first.")
+
+
+# --- said by a body, to the engine -----------------------------------------------------------------------------
+
+
+class Signal(UndertowError):
+    """Raised by a body to decide its own outcome."""
+
+
+class Skip(Signal):
+    """`raise Skip("nothing new")` ends the run as Skipped."""
+
+
+class Fail(Signal):
+    """`raise Fail("bad key")` ends the run as Failed at once: it is not retried."""
+
+
+class RetryAfter(Signal):
+    """`raise RetryAfter(30)` fails the attempt and retries it after that many seconds, if retries are left."""
+
+    def __init__(self, seconds: float, reason: str = "") -> None:
+        super().__init__(reason or f"asked to be retried after {seconds:g} s")
+        self.seconds = seconds
+
+
+# --- the journal -----------------------------------------------------------------------------------------------
+
+
+class JournalError(UndertowError, OSError):
+    """The journal could not be opened, read or written. The message names the file and the remedy."""
+
+    def __init__(self, path: object, problem: str, remedy: str) -> None:
+        super().__init__(f"Journal {path}: {problem}. {remedy}")
+
+
+class JournalMissing(JournalError):
+    """There is no journal at the path."""
+
+
+class JournalReadOnly(JournalError):
+    """The journal's file or folder can't be written."""
+
+
+class JournalLocked(JournalError):
+    """Another process holds the journal's lock for too long."""
+
+
+class JournalFull(JournalError):
+    """The disk is full."""
+
+
+class JournalCorrupt(JournalError):
+    """The file is damaged, or is no journal."""
+
+
+class JournalTooNew(JournalError):
+    """The file was written by a newer undertow; not a byte of it was changed."""
+
+
+class JournalClosed(JournalError):
+    """The journal was used after it was closed, or in a forked child."""

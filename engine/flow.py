@@ -1,0 +1,226 @@
+"""Flows: the `@flow` decorator, and what is special about a flow's body: a host around it, and a verdict after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Generic, Literal, ParamSpec, TypeVar, cast, overload
+
+import attrs
+
+from .definition import Definition, NameMaker, Options, submitted_state
+from .errors import InvalidOption, ParameterInvalid, RunCancelled
+from .futures import Future
+from .hooks import Hook
+from .host import open_host
+from .parameters import as_json, validate
+from .pipeline import failure
+from .ports import Runner
+from .retry import Condition, Delays
+from .run import Outcome, Run, Tally
+from .states import State
+from .verdict import FinalState, verdict
+from .waking import in_event_loop
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+_FINAL_STATES = ("children", "return", "unhandled")
+_CHILD_FAILURE = ("continue", "cancel")
+
+
+@attrs.frozen(kw_only=True)
+class FlowOptions(Options):
+    """The options of a flow; see `flow`."""
+
+    task_runner: Runner | None = None
+    validate_parameters: bool = True
+    final_state: FinalState = "children"
+    on_child_failure: Literal["continue", "cancel"] = "continue"
+
+
+class Flow(Definition[P, R], Generic[P, R]):
+    """A function whose calls are flow runs. Made by `@flow`; `.fn` is the plain function."""
+
+    kind: ClassVar[Literal["flow"]] = "flow"
+    options_type: ClassVar[type[Options]] = FlowOptions
+    renamed_options: ClassVar[Mapping[str, str]] = {"flow_run_name": "run_name"}
+    options: FlowOptions
+
+    def _read(self, options: Options) -> None:
+        super()._read(options)
+        assert isinstance(options, FlowOptions)
+        for option, value, known in (
+            ("final_state", options.final_state, _FINAL_STATES),
+            ("on_child_failure", options.on_child_failure, _CHILD_FAILURE),
+        ):
+            if value not in known:
+                raise InvalidOption(option, value, f"one of {', '.join(map(repr, known))}")
+        if options.task_runner is not None and not callable(getattr(options.task_runner, "run", None)):
+            raise InvalidOption("task_runner", options.task_runner, "a runner, such as ThreadRunner()")
+        self.cancels_siblings = options.on_child_failure == "cancel"
+        self.validates = options.validate_parameters
+
+    def child_runner(self, run: Run) -> Runner:
+        """Where the sync bodies of submitted children run."""
+        return self.options.task_runner or run.core.threads
+
+    def make_run(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], wait_for: Iterable[Any] | None = None, **more: Any
+    ) -> Run:
+        run = super().make_run(args, kwargs, wait_for, **more)
+        run.parameters = as_json(self.signature.bind(run.args, run.kwargs))
+        return run
+
+    def refuse(self, run: Run) -> Outcome | None:
+        """Validate the parameters; an outcome means that they are not valid and the body must not run."""
+        names = self.signature.bind(run.args, run.kwargs)
+        try:
+            checked = validate(self.name, self.fn, names)
+        except ParameterInvalid as error:
+            return failure(run, error)
+        bound = self.signature.signature.bind(*run.args, **run.kwargs)
+        bound.arguments.update((name, checked[name]) for name in list(bound.arguments))
+        run.args, run.kwargs = bound.args, bound.kwargs
+        return None
+
+    async def perform(self, run: Run) -> Outcome:
+        """Run the body inside a host of its own, wait for all it has submitted, and reach the verdict."""
+        run.tally = Tally()
+        value: Any = None
+        error: Exception | None = None
+        try:
+            async with open_host(self.cancels_siblings) as host:
+                run.host = host
+                try:
+                    value = await self.call_body(run)
+                except Exception as raised:
+                    error = raised
+                    host.cancel_members("its flow failed")
+        except BaseExceptionGroup as group:
+            raise _interrupt_in(group) from None
+        if error is not None:
+            return self._failure(run, error)
+        return verdict(run, value, self.options.final_state)
+
+    def _failure(self, run: Run, error: Exception) -> Outcome:
+        first = run.tally.first_failure if run.tally is not None else None
+        if self.cancels_siblings and isinstance(error, RunCancelled) and isinstance(first, Exception):
+            error = first  # the body only met the cancellation of a sibling; this is what caused it
+        if self.options.final_state == "return" and isinstance(error, TimeoutError):
+            return failure(run, error, "TimedOut")
+        return failure(run, error)
+
+    # --- f(x) --------------------------------------------------------------------------------------------------
+
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    def __call__(
+        self: Flow[Any, Coroutine[Any, Any, T]], *args: Any, return_state: Literal[True], **kwargs: Any
+    ) -> Coroutine[Any, Any, State[T]]: ...
+    @overload
+    def __call__(self: Flow[Any, T], *args: Any, return_state: Literal[True], **kwargs: Any) -> State[T]: ...
+    @overload
+    def __call__(self, *args: Any, wait_for: Iterable[Any], **kwargs: Any) -> R: ...
+    def __call__(
+        self, *args: Any, return_state: bool = False, wait_for: Iterable[Any] | None = None, **kwargs: Any
+    ) -> Any:
+        """Run the flow and return its result, as the plain function would (an awaitable one, of an async function).
+
+        Raises what the body raised, or the first failure among its children where the verdict is theirs. With
+        `return_state=True` the final state instead, and no failure is raised.
+        """
+        run = self.make_run(args, kwargs, wait_for)
+        if self.is_async and not self.in_sync_body():
+            return self.awaited(run, return_state)
+        return self.from_thread(run, return_state)
+
+    # --- f.submit(x) -------------------------------------------------------------------------------------------
+
+    @overload
+    def submit(
+        self: Flow[Any, Coroutine[Any, Any, T]], *args: Any, return_state: Literal[True], **kwargs: Any
+    ) -> Coroutine[Any, Any, State[T]]: ...
+    @overload
+    def submit(self: Flow[Any, T], *args: Any, return_state: Literal[True], **kwargs: Any) -> Any: ...
+    @overload
+    def submit(
+        self: Flow[Any, Coroutine[Any, Any, T]], *args: Any, wait_for: Iterable[Any] | None = ..., **kwargs: Any
+    ) -> Future[T]: ...
+    @overload
+    def submit(self: Flow[Any, T], *args: Any, wait_for: Iterable[Any] | None = ..., **kwargs: Any) -> Future[T]: ...
+    def submit(
+        self, *args: Any, return_state: bool = False, wait_for: Iterable[Any] | None = None, **kwargs: Any
+    ) -> Any:
+        """Start the flow as a subflow, concurrently, and return its future at once; as `Task.submit`."""
+        future = self.spawn(self.make_run(args, kwargs, wait_for))
+        return submitted_state(future) if return_state else future
+
+    # --- as a method -------------------------------------------------------------------------------------------
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self.bind_to(instance, owner)
+
+    def with_options(self, **changes: Any) -> Flow[P, R]:
+        """A copy with some options changed; raises `UnknownOption` and `InvalidOption`."""
+        return cast("Flow[P, R]", super().with_options(**changes))
+
+
+def _interrupt_in(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one interrupt in a task group's exceptions: members raise nothing else."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            return _interrupt_in(error)
+        if not isinstance(error, Exception):
+            return error
+    return group.exceptions[0]
+
+
+@overload
+def flow(fn: Callable[P, R], /) -> Flow[P, R]: ...
+@overload
+def flow(
+    *,
+    name: str | None = ...,
+    description: str | None = ...,
+    tags: Iterable[str] = ...,
+    version: str | None = ...,
+    flow_run_name: NameMaker | None = ...,
+    retries: int | None = ...,
+    retry_delay_seconds: Delays | None = ...,
+    retry_jitter_factor: float | None = ...,
+    retry_condition_fn: Condition | None = ...,
+    retry_on: object = ...,
+    give_up_on: object = ...,
+    max_retry_delay_seconds: float | None = ...,
+    max_elapsed_seconds: float | None = ...,
+    timeout_seconds: float | None = ...,
+    task_runner: Runner | None = ...,
+    validate_parameters: bool = ...,
+    final_state: FinalState = ...,
+    on_child_failure: Literal["continue", "cancel"] = ...,
+    concurrency_limit: Any = ...,
+    log_prints: bool | None = ...,
+    on_running: Iterable[Hook] | Hook | None = ...,
+    on_completion: Iterable[Hook] | Hook | None = ...,
+    on_failure: Iterable[Hook] | Hook | None = ...,
+    on_cancellation: Iterable[Hook] | Hook | None = ...,
+    on_crashed: Iterable[Hook] | Hook | None = ...,
+) -> Callable[[Callable[P, R]], Flow[P, R]]: ...
+def flow(fn: Any = None, /, **options: Any) -> Any:
+    """Make a flow of a function, sync or async. Bare (`@flow`) or with options.
+
+    A flow waits for everything it has submitted. Its final state is judged by `final_state`: `"children"` (default:
+    what is returned, or how the children ended if that is nothing), `"return"` (what is returned alone), or
+    `"unhandled"` (failures that nobody was given). With `on_child_failure="cancel"` the first failure among the
+    submitted children cancels the others.
+
+    `task_runner` runs the sync bodies of submitted tasks (default: a pool of threads of the engine).
+    `validate_parameters=False` skips the check of arguments against annotations. Names, retries, `timeout_seconds`,
+    `concurrency_limit` and hooks are as for `task`; a retry runs the whole body again.
+
+    Raises `NotCallable`, `UnknownOption` and `InvalidOption`, each at decoration.
+    """
+    made = FlowOptions(**Flow.read_options(options))
+    return (lambda function: Flow(function, made)) if fn is None else Flow(fn, made)

@@ -1,0 +1,426 @@
+"""Futures: the handles of submitted runs, and waiting for them from loops and threads alike.
+
+A future holds the outcome of its run once there is one, and nobody else does: dropping the future drops the value.
+Waiting leaves nothing behind when it times out or is cancelled. Nothing here ever blocks an event loop.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
+
+import anyio
+
+from .context import CURRENT
+from .errors import RunUnfinished, SelfDependency, UpstreamFailed, WouldBlock
+from .run import Outcome, Run
+from .states import COMPLETED, SKIPPED, State
+from .waking import Waker, in_event_loop, post, standing_aside
+
+if TYPE_CHECKING:
+    from anyio import TaskHandle
+
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+_made = False
+
+
+def any_made() -> bool:
+    """Whether this process has ever made a future; if not, no argument needs to be searched for one."""
+    return _made
+
+
+class Future(Generic[R_co]):
+    """The handle of a submitted run. `await future` is the result, or raises the task's own exception."""
+
+    __slots__ = ("__weakref__", "_callbacks", "_cancelled", "_handle", "_outcome", "_received", "run")
+
+    def __init__(self, run: Run) -> None:
+        global _made
+        _made = True
+        self.run = run
+        self._outcome: Outcome | None = None
+        self._callbacks: list[Callable[[], object]] | None = None
+        self._handle: TaskHandle[Any, Any] | None = None
+        self._cancelled = False
+        self._received = False
+
+    def __repr__(self) -> str:
+        return f"<Future of {self.run.kind} run {self.run.name!r}, {self.state.name}>"
+
+    # --- now ---------------------------------------------------------------------------------------------------
+
+    @property
+    def run_id(self) -> str:
+        """The id of the run, as in the journal."""
+        return self.run.id
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has ended."""
+        return self._outcome is not None
+
+    @property
+    def state(self) -> State[R_co]:
+        """The state of the run now; terminal states carry the result or the exception."""
+        return self.run.state() if self._outcome is None else self._outcome.state(self.run)
+
+    def get_state(self) -> State[R_co]:
+        """`state`, as a method."""
+        return self.state
+
+    # --- from async code ---------------------------------------------------------------------------------------
+
+    def __await__(self) -> Generator[Any, Any, R_co]:
+        if self._outcome is None:
+            yield from self._settled().__await__()
+        return self._value()
+
+    async def wait_async(self, timeout: float | None = None) -> State[R_co] | None:
+        """Wait until the run has ended; `None` if that takes more than `timeout` seconds."""
+        with anyio.move_on_after(timeout):
+            await self._settled()
+        return self._final_state() if self.done else None
+
+    async def result_async(self, timeout: float | None = None, raise_on_failure: bool = True) -> R_co:
+        """Wait for the result. Raises the task's own exception, or returns it with `raise_on_failure=False`.
+
+        Raises `TimeoutError` if it takes more than `timeout` seconds.
+        """
+        with anyio.move_on_after(timeout):
+            await self._settled()
+        return self._value(raise_on_failure, timeout)
+
+    # --- from threads ------------------------------------------------------------------------------------------
+
+    def wait(self, timeout: float | None = None) -> State[R_co] | None:
+        """The final state, waiting for it; `None` if that takes more than `timeout` seconds.
+
+        On an event loop's thread only a done future can be asked: otherwise `WouldBlock`.
+        """
+        self._block(timeout, "wait", "await future.wait_async()")
+        return self._final_state() if self.done else None
+
+    def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> R_co:
+        """The result, waiting for it. Raises as `result_async` does, and `WouldBlock` as `wait` does."""
+        self._block(timeout, "result", "await future")
+        return self._value(raise_on_failure, timeout)
+
+    # --- ending it ---------------------------------------------------------------------------------------------
+
+    def cancel(self, reason: str = "") -> None:
+        """Ask the run to end in Cancelled, after its cleanup. Does nothing to a run that has ended."""
+        if self.done:
+            return
+        self._cancelled = True
+        self.run.cancel_reason = reason or "cancel() was called on its future"
+        self._at_home(self._cancel_member)
+
+    def _cancel_member(self) -> None:
+        if self._handle is not None and not self.done:
+            self._handle.cancel()
+
+    def started(self, handle: TaskHandle[Any, Any]) -> None:
+        """Its member has been started."""
+        self._handle = handle
+        if self._cancelled:
+            handle.cancel()
+
+    def settle(self, outcome: Outcome) -> None:
+        """The run has ended so: wake everybody who waits. Called once, in the run's loop."""
+        self._outcome = outcome
+        self._handle = None
+        tally = self._tally()
+        if tally is not None and outcome.type not in (COMPLETED, SKIPPED):
+            tally.unreceived += 1
+        callbacks, self._callbacks = self._callbacks, None
+        for callback in callbacks or ():
+            callback()
+
+    # --- inside ------------------------------------------------------------------------------------------------
+
+    def outcome(self) -> Outcome:
+        """How the run ended. Raises `RunUnfinished` while it has not."""
+        if self._outcome is None:
+            raise RunUnfinished(self.run.name, self.state.name)
+        return self._outcome
+
+    def received(self) -> None:
+        """Somebody was given this failure, so it is no longer one that nobody looked at."""
+        if self._received:
+            return
+        self._received = True
+        outcome, tally = self.outcome(), self._tally()
+        if isinstance(outcome.data, UpstreamFailed) and outcome.data.source is not None:
+            outcome.data.source.received()
+        if tally is not None and outcome.type not in (COMPLETED, SKIPPED):
+            self._at_home(tally.receive)
+
+    def on_done(self, callback: Callable[[], object]) -> None:
+        """Call `callback` once the run has ended, in its loop; at once when it has."""
+        if self.done:
+            callback()
+        elif self._callbacks is None:
+            self._callbacks = [callback]
+        else:
+            self._callbacks.append(callback)
+
+    def forget(self, callback: Callable[[], object]) -> None:
+        """Undo `on_done`."""
+        if self._callbacks is not None and callback in self._callbacks:
+            self._callbacks.remove(callback)
+
+    def _tally(self) -> Any:
+        parent = self.run.parent
+        return parent.tally if parent is not None else None
+
+    async def _settled(self) -> None:
+        if self._outcome is None:
+            waiter = CURRENT.get()
+            if waiter is not None:
+                _refuse_circles(waiter, self.run)
+                waiter.awaiting += (self.run,)
+            waker = Waker()
+            self.on_done(waker.wake)
+            try:
+                await waker.wait()
+            finally:
+                self.forget(waker.wake)
+                if waiter is not None:
+                    waiter.awaiting = _without(waiter.awaiting, self.run)
+
+    def _block(self, timeout: float | None, method: str, instead: str) -> None:
+        if self.done:
+            return
+        if in_event_loop():
+            raise WouldBlock(f"{method}() on {self!r}", instead)
+        waiter = CURRENT.get()
+        if waiter is not None:
+            _refuse_circles(waiter, self.run)
+        flag = threading.Event()
+        self.watch(flag.set)
+        try:
+            with standing_aside():
+                flag.wait(timeout)
+        finally:
+            self.forget(flag.set)
+
+    def watch(self, callback: Callable[[], object]) -> None:
+        """`on_done` from any thread; elsewhere than at home it is registered in the run's own loop."""
+        if self.done:
+            callback()
+        else:
+            self._at_home(self.on_done, callback)
+
+    def _at_home(self, fn: Callable[..., object], *args: Any) -> None:
+        host = self.run.host
+        if host is None or host.is_here():
+            fn(*args)
+        else:
+            post(host.token, fn, *args)
+
+    def _final_state(self) -> State[R_co]:
+        self.received()
+        return self.outcome().state(self.run)
+
+    def _value(self, raise_on_failure: bool = True, timeout: float | None = None) -> Any:
+        if self._outcome is None:
+            raise TimeoutError(f"{self.run.kind.capitalize()} run {self.run.name!r} did not end within {timeout:g} s.")
+        if self._outcome.type is COMPLETED:
+            return self._outcome.data
+        self.received()
+        return deliver(self._outcome, self.run, raise_on_failure)
+
+
+def deliver(outcome: Outcome, run: Run, raise_on_failure: bool = True) -> Any:
+    """The value of an outcome as a caller gets it: the result, or the run's own exception raised (or returned)."""
+    if outcome.type is COMPLETED and not isinstance(outcome.data, State):
+        return outcome.data
+    state = outcome.state(run)
+    if not raise_on_failure:
+        return state.result(raise_on_failure=False)
+    try:
+        return state.result()
+    finally:
+        # The raised exception's traceback holds this frame; it must not hold the outcome in turn.
+        del state, outcome
+
+
+def _refuse_circles(waiter: Run, target: Run) -> None:
+    """Raise `SelfDependency` if `target` can only end after `waiter`."""
+    line = waiter.ancestors()
+    seen: set[str] = set()
+    pending = [target]
+    while pending:
+        run = pending.pop()
+        if run in line:
+            raise SelfDependency(waiter.name)
+        if run.id not in seen:
+            seen.add(run.id)
+            pending.extend(run.awaiting)
+
+
+def _without(runs: tuple[Run, ...], run: Run) -> tuple[Run, ...]:
+    at = runs.index(run)
+    return runs[:at] + runs[at + 1 :]
+
+
+class FutureList(Sequence[Future[R]]):
+    """What `map` returns: futures, in the order of the inputs. `await futures` is the list of their results."""
+
+    def __init__(self, futures: Iterable[Future[R]]) -> None:
+        self._futures = list(futures)
+
+    @overload
+    def __getitem__(self, index: int) -> Future[R]: ...
+    @overload
+    def __getitem__(self, index: slice) -> FutureList[R]: ...
+    def __getitem__(self, index: int | slice) -> Future[R] | FutureList[R]:
+        return FutureList(self._futures[index]) if isinstance(index, slice) else self._futures[index]
+
+    def __len__(self) -> int:
+        return len(self._futures)
+
+    def __repr__(self) -> str:
+        return f"<FutureList of {len(self)}>"
+
+    def __await__(self) -> Generator[Any, Any, list[R]]:
+        return self._gathered().__await__()
+
+    async def _gathered(self) -> list[R]:
+        async for future in self.as_completed():
+            if future.outcome().type is not COMPLETED:
+                await future
+        return [await future for future in self._futures]
+
+    def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> list[R]:
+        """The results in order, waiting for them; raises the first failure as soon as there is one."""
+        for future in as_completed(self._futures, timeout):
+            if raise_on_failure:
+                future.result()
+        return [future.result(raise_on_failure=raise_on_failure) for future in self._futures]
+
+    def wait(self, timeout: float | None = None) -> list[State[R] | None]:
+        """The final states in order, waiting for them."""
+        wait(self._futures, timeout)
+        return [future.wait() if future.done else None for future in self._futures]
+
+    async def wait_async(self, timeout: float | None = None) -> list[State[R] | None]:
+        """`wait`, from async code."""
+        await wait_async(self._futures, timeout)
+        return [await future.wait_async() if future.done else None for future in self._futures]
+
+    def as_completed(self, timeout: float | None = None) -> Completing[R]:
+        """The futures in the order in which they end; iterate with `async for`, or with `for` in a thread."""
+        return as_completed(self._futures, timeout)
+
+    def cancel(self, reason: str = "") -> None:
+        """Cancel every future that is not done."""
+        for future in self._futures:
+            future.cancel(reason)
+
+
+class DoneAndNotDone(NamedTuple, Generic[R]):
+    """What `wait` returns."""
+
+    done: set[Future[R]]
+    not_done: set[Future[R]]
+
+
+def wait(futures: Iterable[Future[R]], timeout: float | None = None) -> DoneAndNotDone[R]:
+    """Wait in a thread until all have ended, or `timeout` seconds. On a loop's thread: `WouldBlock` unless all have."""
+    pending = Completing(futures, timeout)
+    if not all(future.done for future in pending.futures) and in_event_loop():
+        raise WouldBlock("wait(...)", "await wait_async(...)")
+    try:
+        for _ in pending:
+            continue
+    except TimeoutError:
+        pass  # the answer says which are not done
+    return _partition(pending.futures)
+
+
+async def wait_async(futures: Iterable[Future[R]], timeout: float | None = None) -> DoneAndNotDone[R]:
+    """Wait until all have ended, or `timeout` seconds."""
+    pending = Completing(futures, timeout)
+    try:
+        async for _ in pending:
+            continue
+    except TimeoutError:
+        pass  # the answer says which are not done
+    return _partition(pending.futures)
+
+
+def as_completed(futures: Iterable[Future[R]], timeout: float | None = None) -> Completing[R]:
+    """Futures in the order in which they end: `async for` in async code, `for` in a thread.
+
+    Raises `TimeoutError` when the next one does not end within `timeout` seconds of the start.
+    """
+    return Completing(futures, timeout)
+
+
+def _partition(futures: Sequence[Future[R]]) -> DoneAndNotDone[R]:
+    done = {future for future in futures if future.done}
+    return DoneAndNotDone(done, set(futures) - done)
+
+
+class Completing(Generic[R]):
+    """An iterator over futures as they end."""
+
+    def __init__(self, futures: Iterable[Future[R]], timeout: float | None = None) -> None:
+        self.futures = list(futures)
+        self._timeout = timeout
+
+    async def __aiter__(self) -> AsyncIterator[Future[R]]:
+        ended: list[Future[R]] = []
+        waker = Waker()
+        callbacks = self._watch(ended, waker.wake)
+        deadline = anyio.current_time() + (float("inf") if self._timeout is None else self._timeout)
+        try:
+            for position in range(len(self.futures)):
+                while len(ended) <= position:
+                    with anyio.move_on_at(deadline):
+                        await waker.wait()
+                    if len(ended) <= position and anyio.current_time() >= deadline:
+                        raise TimeoutError(self._late(len(ended)))
+                yield ended[position]
+        finally:
+            self._unwatch(callbacks)
+
+    def __iter__(self) -> Iterator[Future[R]]:
+        pending = [future for future in self.futures if not future.done]
+        if pending and in_event_loop():
+            raise WouldBlock("Iterating over as_completed(...) with `for`", "async for")
+        ended: list[Future[R]] = []
+        flag = threading.Semaphore(0)
+        callbacks = self._watch(ended, flag.release)
+        try:
+            for position in range(len(self.futures)):
+                with standing_aside():
+                    in_time = flag.acquire(timeout=self._timeout)
+                if not in_time:
+                    raise TimeoutError(self._late(len(ended)))
+                yield ended[position]
+        finally:
+            self._unwatch(callbacks)
+
+    def _late(self, ended: int) -> str:
+        return f"{len(self.futures) - ended} of {len(self.futures)} futures did not end within {self._timeout:g} s."
+
+    def _watch(self, ended: list[Future[R]], wake: Callable[[], object]) -> list[Callable[[], object]]:
+        def watch(future: Future[R]) -> Callable[[], object]:
+            def note() -> None:
+                ended.append(future)
+                wake()
+
+            future.watch(note)
+            return note
+
+        return [watch(future) for future in self.futures]
+
+    def _unwatch(self, callbacks: Sequence[Callable[[], object]]) -> None:
+        for future, callback in zip(self.futures, callbacks, strict=True):
+            future.forget(callback)
+

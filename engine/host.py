@@ -1,0 +1,102 @@
+"""Hosts: a task group in one event loop, where submitted runs are members.
+
+Every flow run opens one around its body, an engine opens one for background runs, and a portal is a thread with a
+loop and a host of its own, for calls that come from plain threads. A member never outlives its host.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack, asynccontextmanager
+from functools import partial
+from typing import Any
+
+import anyio
+from anyio.abc import TaskGroup
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio.lowlevel import EventLoopToken, current_token
+
+from .futures import Future, wait_async
+from .run import Run
+from .waking import post
+
+Life = Callable[[Run, Future[Any]], Awaitable[Any]]
+
+
+class Host:
+    """A task group and the loop it lives in."""
+
+    __slots__ = ("_group", "_members", "_thread", "token")
+
+    def __init__(self, group: TaskGroup, keep_members: bool = False) -> None:
+        self._group = group
+        self._members: set[Future[Any]] | None = set() if keep_members else None
+        self._thread = threading.get_ident()
+        self.token: EventLoopToken = current_token()
+
+    def is_here(self) -> bool:
+        """Whether the calling thread is the host's own."""
+        return threading.get_ident() == self._thread
+
+    def spawn(self, life: Life, run: Run, future: Future[Any]) -> None:
+        """Start a member, from any thread and without waiting."""
+        if threading.get_ident() == self._thread:
+            self._spawn_here(life, run, future)
+        else:
+            post(self.token, self._spawn_here, life, run, future)
+
+    def _spawn_here(self, life: Life, run: Run, future: Future[Any]) -> None:
+        future.started(self._group.start_soon(life, run, future, name=run.definition.name))
+        if self._members is not None:
+            self._members.add(future)
+            future.on_done(partial(self._members.discard, future))
+
+    def cancel_members(self, reason: str) -> None:
+        """Cancel the members and not the body; for hosts that keep their members. Called in the host's loop."""
+        for future in tuple(self._members or ()):
+            future.cancel(reason)
+
+    async def wait_members(self) -> None:
+        """Return when no member is left; for hosts that keep their members."""
+        while self._members:
+            await wait_async(self._members)
+
+    def cancel(self) -> None:
+        """Cancel every member. Called in the host's own loop."""
+        self._group.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def open_host(keep_members: bool = False) -> AsyncIterator[Host]:
+    """A host around a block; leaving it waits for the members."""
+    async with anyio.create_task_group() as group:
+        yield Host(group, keep_members)
+
+
+class Portal:
+    """A thread with an event loop and a host, started when it is first needed."""
+
+    def __init__(self, backend: str = "asyncio") -> None:
+        self._backend = backend
+        self._lock = threading.Lock()
+        self._stack = ExitStack()
+        self._portal: BlockingPortal | None = None
+        self._host: Host | None = None
+
+    def host(self) -> Host:
+        """The portal's host; the first call starts the thread."""
+        with self._lock:
+            if self._host is None:
+                self._portal = self._stack.enter_context(start_blocking_portal(self._backend, name="undertow-portal"))
+                self._host = self._stack.enter_context(self._portal.wrap_async_context_manager(open_host()))
+            return self._host
+
+    def close(self) -> None:
+        """Cancel what still runs in the portal and end its thread."""
+        with self._lock:
+            if self._host is not None and self._portal is not None:
+                self._portal.call(self._host.cancel)
+            self._host = None
+            self._stack.close()
+

@@ -1,0 +1,315 @@
+"""Concurrency and rate limits: who may go on, and who waits in which order.
+
+A `Limit` has a name and so many slots. A *rate* limit is the same with a leak: what was taken drains away at a steady
+rate (a continuous leaky bucket), whether or not it is given back. Slots of several limits are taken all together or
+not at all. Waiters queue per limit, by priority and then by arrival; one that heads all its queues goes next, and a
+release hands its slots straight to it, so nobody polls and a big request is not starved by small ones.
+
+The bookkeeping is a few lines under a plain lock, because loops and threads may share one engine; waiting is done by
+the waiter itself, in its own loop, and a cancelled waiter leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeAlias
+
+import anyio
+import attrs
+
+from .errors import InvalidOption, LimitImpossible, LimitUnknown, SlotTimeout
+from .waking import Waker
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def _positive(option: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise InvalidOption(option, value, "a number above 0")
+    return value
+
+
+def _period(text: str | float) -> float:
+    """Seconds in `"1s"`, `"5m"`, `"1h"`, `"1d"`, or a number of seconds."""
+    if isinstance(text, str):
+        number, unit = text[:-1], text[-1:]
+        if unit in _UNITS and number.replace(".", "", 1).isdigit() and float(number) > 0:
+            return float(number) * _UNITS[unit]
+        raise InvalidOption("per", text, 'seconds, or a text such as "1s", "5m", "1h" or "1d"')
+    return _positive("per", text)
+
+
+@attrs.frozen
+class Limit:
+    """At most `slots` at a time; with `rate`, slots also drain away at `rate` a second."""
+
+    slots: float = attrs.field()
+    rate: float = 0.0
+
+    @slots.validator
+    def _check_slots(self, _: object, value: float) -> None:
+        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or math.isnan(value):
+            raise InvalidOption("slots", value, "a number, 0 or more")
+
+
+def RateLimit(times: float, per: str | float = "1s", burst: float | None = None) -> Limit:
+    """`times` a period on average, at most `burst` (default: `times`) at once: `RateLimit(5, per="1s")`.
+
+    `per` is a number of seconds or a text such as `"1s"`, `"5m"`, `"1h"`, `"1d"`. Raises `InvalidOption`.
+    """
+    rate = _positive("times", times) / _period(per)
+    return Limit(times if burst is None else _positive("burst", burst), rate)
+
+
+LimitLike: TypeAlias = int | float | Limit
+
+
+class Bucket:
+    """One limit at work: what is taken, and the queue for it."""
+
+    __slots__ = ("limit", "name", "queue", "seen", "taken")
+
+    def __init__(self, name: str, limit: Limit) -> None:
+        self.name = name
+        self.limit = limit
+        self.taken = 0.0
+        self.seen = 0.0
+        self.queue: list[Waiter] = []
+
+    def level(self, now: float) -> float:
+        """What is taken at `now`, after the leak."""
+        if self.limit.rate:
+            self.taken = max(0.0, self.taken - self.limit.rate * (now - self.seen))
+            self.seen = now
+        return self.taken
+
+    def delay(self, slots: float, now: float) -> float:
+        """Seconds until the leak alone makes room for `slots`; 0 when there is room, inf when it never will."""
+        # A microslot of tolerance, so that rounding can't make a waiter wake a moment too early for ever.
+        excess = self.level(now) + slots - self.limit.slots - 1e-6
+        if excess <= 0:
+            return 0.0
+        return excess / self.limit.rate if self.limit.rate else math.inf
+
+    def head(self) -> Waiter | None:
+        queue = self.queue
+        while queue and queue[0].gone:
+            heapq.heappop(queue)
+        return queue[0] if queue else None
+
+
+class Waiter:
+    """A request that could not be met at once."""
+
+    __slots__ = ("buckets", "gone", "granted", "order", "slots", "waker")
+
+    def __init__(self, buckets: tuple[Bucket, ...], slots: float, order: tuple[float, int], waker: Waker) -> None:
+        self.buckets = buckets
+        self.slots = slots
+        self.order = order
+        self.waker = waker
+        self.granted = False
+        self.gone = False
+
+    def __lt__(self, other: Waiter) -> bool:
+        return self.order < other.order
+
+    def leads(self) -> bool:
+        return all(bucket.head() is self for bucket in self.buckets)
+
+    def delay(self, now: float) -> float:
+        """Seconds until there is room in every bucket, as far as the leaks go."""
+        return max(bucket.delay(self.slots, now) for bucket in self.buckets)
+
+
+class Lease:
+    """Slots that are held. Several runs may share one: a child uses what its parent holds."""
+
+    __slots__ = ("_users", "buckets", "limits", "slots")
+
+    def __init__(self, limits: Limits, buckets: tuple[Bucket, ...], slots: float) -> None:
+        self.limits = limits
+        self.buckets = buckets
+        self.slots = slots
+        self._users = 1
+
+    def share(self) -> Lease:
+        """Use the slots a second time; they are given back when every user has released."""
+        with self.limits.lock:
+            self._users += 1
+        return self
+
+    def release(self) -> None:
+        """Give the slots back, straight to who waits for them. Safe from any thread."""
+        with self.limits.lock:
+            self._users -= 1
+            if self._users == 0:
+                self.limits.give_back(self.buckets, self.slots)
+
+    def lend(self) -> None:
+        """Let others use the slots until `take_back`."""
+        with self.limits.lock:
+            self.limits.give_back(self.buckets, self.slots)
+
+    def take_back(self) -> None:
+        """End `lend` at once, even if the limit is exceeded for a while by those who were let in."""
+        with self.limits.lock:
+            for bucket in self.buckets:
+                bucket.taken += self.slots
+
+
+class Limits:
+    """All limits of one engine."""
+
+    def __init__(self, limits: Mapping[str, LimitLike] | None = None, *, now: Callable[[], float] = time.monotonic) -> None:
+        self.lock = threading.Lock()
+        self.buckets: dict[str, Bucket] = {}
+        self._now = now
+        self._arrivals = 0
+        for name, limit in (limits or {}).items():
+            self.declare(name, limit)
+
+    def declare(self, name: str, limit: LimitLike) -> None:
+        """Add a limit. Raises `InvalidOption` for a bad one."""
+        if not isinstance(name, str) or not name:
+            raise InvalidOption("limits", name, "a mapping from names to numbers of slots, Limit(...) or RateLimit(...)")
+        if not isinstance(limit, Limit):
+            try:
+                limit = Limit(limit)
+            except InvalidOption:
+                raise InvalidOption(f"limits[{name!r}]", limit, "a number, 0 or more, Limit(...) or RateLimit(...)") from None
+        self.buckets[name] = Bucket(name, limit)
+
+    def known(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Those of `names` that are limits here."""
+        return tuple(name for name in names if name in self.buckets)
+
+    def active(self, name: str) -> float:
+        """How much of a limit is taken now."""
+        with self.lock:
+            return self.buckets[name].level(self._now())
+
+    def waiting(self, name: str) -> int:
+        """How many requests wait for a limit now."""
+        with self.lock:
+            return sum(not waiter.gone for waiter in self.buckets[name].queue)
+
+    def has_room(self, names: Iterable[str]) -> bool:
+        """Whether one slot of each could be taken now."""
+        now = self._now()
+        with self.lock:
+            return all(
+                bucket.head() is None and bucket.delay(1, now) == 0
+                for bucket in map(self.buckets.__getitem__, names)
+            )
+
+    def try_acquire(self, names: Iterable[str], slots: float = 1) -> Lease | None:
+        """Take the slots if that needs no waiting. Raises `LimitUnknown` and `LimitImpossible`."""
+        buckets = self._find(names, slots)
+        now = self._now()
+        with self.lock:
+            if any(bucket.head() is not None or bucket.delay(slots, now) > 0 for bucket in buckets):
+                return None
+            self._take(buckets, slots)
+        return Lease(self, buckets, slots)
+
+    async def acquire(
+        self, names: Iterable[str], slots: float = 1, *, priority: float = 0, timeout: float | None = None
+    ) -> Lease:
+        """Wait for `slots` of every named limit, all or none; higher priority first, then first come, first served.
+
+        Raises `SlotTimeout` after `timeout` seconds, `LimitUnknown` for a name that is no limit, and
+        `LimitImpossible` at once for more slots than a limit has.
+        """
+        names = tuple(names)
+        lease = self.try_acquire(names, slots)
+        if lease is not None:
+            return lease
+        with anyio.move_on_after(timeout):
+            return await self._wait(self._find(names, slots), slots, priority)
+        raise SlotTimeout(names, timeout or 0)
+
+    async def _wait(self, buckets: tuple[Bucket, ...], slots: float, priority: float) -> Lease:
+        waiter = self._enqueue(buckets, slots, priority)
+        try:
+            while not waiter.granted:
+                with anyio.move_on_after(self._patience(waiter)):
+                    await waiter.waker.wait()
+                with self.lock:
+                    self._grant(waiter.buckets, waiter)
+        except BaseException:
+            self._leave(waiter)
+            raise
+        return Lease(self, buckets, slots)
+
+    def _enqueue(self, buckets: tuple[Bucket, ...], slots: float, priority: float) -> Waiter:
+        with self.lock:
+            self._arrivals += 1
+            waiter = Waiter(buckets, slots, (-priority, self._arrivals), Waker())
+            for bucket in buckets:
+                heapq.heappush(bucket.queue, waiter)
+            self._grant(buckets)
+        return waiter
+
+    def _patience(self, waiter: Waiter) -> float:
+        """How long the waiter may sleep before its turn can come by the leak alone."""
+        with self.lock:
+            return waiter.delay(self._now()) if waiter.leads() and not waiter.granted else math.inf
+
+    def _leave(self, waiter: Waiter) -> None:
+        """The waiter was cancelled: forget it, or pass on what it had just been given."""
+        with self.lock:
+            if waiter.granted:
+                self.give_back(waiter.buckets, waiter.slots)
+            else:
+                waiter.gone = True
+                self._grant(waiter.buckets)
+
+    def _find(self, names: Iterable[str], slots: float) -> tuple[Bucket, ...]:
+        found = []
+        for name in dict.fromkeys(names):
+            bucket = self.buckets.get(name)
+            if bucket is None:
+                raise LimitUnknown(name, self.buckets)
+            if slots > bucket.limit.slots:
+                raise LimitImpossible(name, slots, bucket.limit.slots)
+            found.append(bucket)
+        return tuple(found)
+
+    def _take(self, buckets: Iterable[Bucket], slots: float) -> None:
+        for bucket in buckets:
+            bucket.taken += slots
+
+    def give_back(self, buckets: tuple[Bucket, ...], slots: float) -> None:
+        """Return slots and serve whoever is next. The lock is held by the caller."""
+        now = self._now()
+        for bucket in buckets:
+            # What a rate limit took drains away by itself; giving it back would allow bursts above the rate.
+            if not bucket.limit.rate:
+                bucket.taken = bucket.level(now) - slots
+        self._grant(buckets)
+
+    def _grant(self, buckets: Iterable[Bucket], asking: Waiter | None = None) -> None:
+        """Serve the heads of these queues for as long as there is room. The lock is held by the caller."""
+        now = self._now()
+        pending = list(buckets)
+        while pending:
+            head = pending.pop().head()
+            if head is None or not head.leads():
+                continue
+            delay = head.delay(now)
+            if delay > 0:
+                # Heading a rate limit's queue is news to it: it has to reckon its own time to wake.
+                if head is not asking and delay < math.inf:
+                    head.waker.wake()
+                continue
+            for bucket in head.buckets:
+                heapq.heappop(bucket.queue)
+            self._take(head.buckets, head.slots)
+            head.granted = head.gone = True
+            head.waker.wake()
+            pending.extend(head.buckets)

@@ -1,0 +1,376 @@
+"""The life of a run, top to bottom, on one value.
+
+    bind arguments -> wait for upstreams -> trigger rule -> take slots -> attempt -> outcome -> transition -> release
+
+Binding happens at the call (`definition.py`); the attempt's body is the definition's own (`task.py`, `flow.py`); all
+else is here, once, for tasks and flows, for every submission form, on every backend. An outcome is returned; only
+what is no `Exception` (cancellation, an interrupt) leaves `execute` by being raised, after it was recorded.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import anyio
+
+from .arguments import resolve, value_of
+from .context import CURRENT
+from .core import logger
+from .errors import (
+    Fail,
+    JournalError,
+    RunCancelled,
+    RunTimedOut,
+    Skip,
+    UpstreamFailed,
+    RunSkipped,
+    WouldBlock,
+)
+from .futures import Future
+from .hooks import call_hooks
+from .run import Outcome, Run
+from .states import (
+    CANCELLED,
+    COMPLETED,
+    CRASHED,
+    FAILED,
+    PENDING,
+    RUNNING,
+    SCHEDULED,
+    SKIPPED,
+    TERMINAL,
+    State,
+    allowed,
+    transition,
+)
+from .tracebacks import clear_frames, describe, format_error
+from .triggers import failed, met, name_of
+
+T = TypeVar("T")
+
+
+async def execute(run: Run) -> Outcome:
+    """Live the run's life and return how it ended."""
+    try:
+        if run.core.journal.crowded and run.runner is not run.core.inline:
+            await run.core.journal.room()
+        outcome = await admit(run) if run.waits_on else None
+        if outcome is None and run.definition.validates:
+            outcome = run.definition.refuse(run)
+        while outcome is None:
+            outcome = await attempt(run)
+            if outcome.type is FAILED and (delay := await retry_delay(run, outcome)) is not None:
+                await rest(run, outcome, delay)
+                outcome = None
+    except BaseException as error:
+        outcome = interrupted(run, error)
+        if isinstance(error, GeneratorExit):
+            close(run, outcome)  # the coroutine is being thrown away: nothing can be awaited any more
+        else:
+            await finish(run, outcome)
+        if isinstance(error, Exception):
+            return outcome
+        raise
+    await finish(run, outcome)
+    return outcome
+
+
+async def member(run: Run, future: Future[Any]) -> None:
+    """A submitted run's life, as a member of its host's task group."""
+    try:
+        outcome = await execute(run)
+    except BaseException as error:
+        future.settle(interrupted(run, error))
+        raise
+    future.settle(outcome)
+
+
+def drive(coroutine: Coroutine[Any, Any, T], name: str) -> T:
+    """Run a coroutine that is not to wait for anything, on the spot.
+
+    A sync task called on an event loop's thread lives so. If it does have to wait (for a slot, for a future), waiting
+    would stop the very loop it waits for, so `WouldBlock` is raised in its place.
+    """
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+    try:
+        coroutine.throw(WouldBlock(f"The call {name}(...)", f"await {name}.submit(...)"))
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+    raise RuntimeError(f"The run of {name} went on waiting after it was told that it can't.")
+
+
+# --- before the body -------------------------------------------------------------------------------------------
+
+
+async def admit(run: Run) -> Outcome | None:
+    """Wait for the upstreams and ask the trigger rule; an outcome means that the body is not to run."""
+    upstreams: list[tuple[Future[Any], bool]] = list(run.waits_on)
+    token = CURRENT.set(run)
+    try:
+        for future, _ in upstreams:
+            if not future.done:
+                await future.wait_async()
+    finally:
+        CURRENT.reset(token)
+    rule = run.definition.rule
+    if rule is None:
+        for future, failure_allowed in upstreams:
+            if future.outcome().type is not COMPLETED and not failure_allowed:
+                return _upstream_failed(run, future)
+    elif not met(rule, [future.state for future, _ in upstreams]):
+        ended = ", ".join(f"{future.run.name} {future.state.name}" for future, _ in upstreams)
+        message = f"Trigger {name_of(rule)} not met: {ended}"
+        return Outcome(SKIPPED, "Skipped", message, RunSkipped(run.name, message))
+    run.args = [resolve(value, value_of) for value in run.args]
+    run.kwargs = {key: resolve(value, value_of) for key, value in run.kwargs.items()}
+    for future, _ in upstreams:
+        if future.outcome().type is not COMPLETED:
+            future.received()
+    run.waits_on = ()
+    return None
+
+
+def _upstream_failed(run: Run, upstream: Future[Any]) -> Outcome:
+    state = upstream.state
+    error = UpstreamFailed(run.name, upstream.run.name, state.name, counts=failed(state))
+    error.source = upstream
+    if isinstance(state.data, BaseException):
+        error.__cause__ = state.data
+    return Outcome(SKIPPED, "Skipped", f"Upstream {upstream.run.name!r} ended {state.name}.", error)
+
+
+async def take_slots(run: Run) -> None:
+    """Take a slot of every limit that concerns the run, for the time of one attempt.
+
+    A limit that an ancestor holds is not taken again but shared, so a child can't wait for its own parent.
+    """
+    limits = run.core.limits
+    wanted = dict.fromkeys((*run.definition.limit_names, *limits.known(sorted(run.tags))))
+    if not wanted:
+        return
+    shared = []
+    for ancestor in run.ancestors()[1:]:
+        for lease in ancestor.leases:
+            names = {bucket.name for bucket in lease.buckets}
+            if names & wanted.keys():
+                shared.append(lease)
+                wanted = {name: None for name in wanted if name not in names}
+    lease_or_none = limits.try_acquire(wanted) if wanted else None
+    if wanted and lease_or_none is None:
+        if run.definition.cancels_new:
+            raise RunCancelled(run.name, f"no slot of {', '.join(map(repr, wanted))} was free")
+        transition(run, SCHEDULED, "AwaitingConcurrencySlot", f"No slot free of {', '.join(map(repr, wanted))}.")
+        lease_or_none = await limits.acquire(wanted, priority=run.definition.priority)
+    own = () if lease_or_none is None else (lease_or_none,)
+    run.leases = (*own, *(lease.share() for lease in shared))
+
+
+# --- one attempt -----------------------------------------------------------------------------------------------
+
+
+async def attempt(run: Run) -> Outcome:
+    """Take slots, run the body once within its time, give the slots back."""
+    definition = run.definition
+    if definition.limit_names or (run.tags and run.core.limits.buckets):
+        await take_slots(run)
+    try:
+        await begin(run)
+        if definition.timeout is None:
+            return await definition.perform(run)
+        return await _perform_in_time(run, definition.timeout)
+    finally:
+        if run.leases:
+            release_slots(run)
+
+
+async def begin(run: Run) -> None:
+    """Enter Running."""
+    run.attempts += 1
+    if run.attempts == 1:
+        run.began = run.core.monotonic()
+        transition(run, RUNNING, "Running")
+    else:
+        transition(run, RUNNING, "Retrying", f"Attempt {run.attempts}.")
+    if run.definition.hooks:
+        await call_hooks(run, RUNNING)
+
+
+async def _perform_in_time(run: Run, seconds: float) -> Outcome:
+    start = anyio.current_time()
+    outcome: Outcome | None = None
+    with anyio.move_on_after(seconds) as scope:
+        outcome = await run.definition.perform(run)
+    # A scope doesn't tell when a body that never awaited was late, so the clock is asked as well.
+    if outcome is not None and not scope.cancelled_caught and anyio.current_time() - start < seconds:
+        return outcome
+    error = RunTimedOut(run.kind, run.name, seconds)
+    if run.straggler is not None:
+        logger.warning("%s Its thread can't be stopped and still runs.", error)
+    return failure(run, error, "TimedOut", str(error))
+
+
+def release_slots(run: Run) -> None:
+    """Give the slots back; those of a thread that still runs, when it ends."""
+    for lease in run.leases:
+        if run.straggler is None:
+            lease.release()
+        else:
+            run.straggler.when_done(lease.release)
+    run.leases = ()
+    run.straggler = None
+
+
+def returned(run: Run, value: Any) -> Outcome:
+    """The outcome of a task's body that returned; a state made by hand is taken at its word."""
+    if isinstance(value, State):
+        name = value.name or value.type.capitalize()
+        if not allowed(RUNNING, value.type) or value.type not in TERMINAL:
+            return failure(run, Fail(f"A body can't end in a state of type {value.type}."))
+        data = value.data if value.type is COMPLETED else value.error()
+        return Outcome(value.type, name, value.message, data)
+    return Outcome(COMPLETED, "Completed", "", value)
+
+
+def failure(run: Run, error: Exception, name: str = "Failed", message: str = "") -> Outcome:
+    """The outcome of a body that raised."""
+    if isinstance(error, Skip):
+        return Outcome(SKIPPED, "Skipped", str(error), RunSkipped(run.name, str(error)))
+    run.error = format_error(error)
+    return Outcome(FAILED, name, message or f"{run.kind.capitalize()} run raised {describe(error)}", error)
+
+
+def interrupted(run: Run, error: BaseException) -> Outcome:
+    """The outcome of a run that was ended from outside: Cancelled by its host, or Crashed by anything else."""
+    if isinstance(error, RunCancelled):
+        return Outcome(CANCELLED, "Cancelled", str(error), error)
+    if isinstance(error, Exception):
+        return failure(run, error)
+    crash = run.crash or error
+    if run.crash is None and _is_cancellation(error):
+        reason = run.cancel_reason or "its caller was cancelled"
+        return Outcome(CANCELLED, "Cancelled", f"Cancelled: {reason}.", RunCancelled(run.name, reason))
+    run.error = format_error(crash)
+    message = f"Crash detected! Execution was interrupted by {describe(crash)}"
+    return Outcome(CRASHED, "Crashed", message, crash)
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    try:
+        return isinstance(error, anyio.get_cancelled_exc_class())
+    except RuntimeError:
+        return False  # the loop is gone: the coroutine is being thrown away
+
+
+# --- between attempts ------------------------------------------------------------------------------------------
+
+
+async def retry_delay(run: Run, outcome: Outcome) -> float | None:
+    """Seconds until the next attempt; `None` when there is none."""
+    policy, core = run.definition.retry, run.core
+    elapsed = core.monotonic() - run.began if run.began is not None else 0.0
+    if not policy.allows(run.attempts, elapsed, outcome.data):
+        return None
+    if policy.condition is not None and not await _condition_met(run, outcome):
+        return None
+    delay = policy.delay(run.attempts, outcome.data, core.random)
+    return delay if elapsed + delay <= policy.max_elapsed else None
+
+
+async def _condition_met(run: Run, outcome: Outcome) -> bool:
+    condition = run.definition.retry.condition
+    assert condition is not None
+    try:
+        answer = condition(run.definition, run.view(), outcome.state(run))
+        return bool(await answer if inspect.isawaitable(answer) else answer)
+    except Exception:
+        logger.exception("retry_condition_fn of %s run %r raised: no retry.", run.kind, run.name)
+        return False
+
+
+async def rest(run: Run, outcome: Outcome, delay: float) -> None:
+    """Wait for the next attempt, holding no slot and no thread."""
+    run.last_error = outcome.data if isinstance(outcome.data, BaseException) else None
+    if run.last_error is not None:
+        clear_frames(run.last_error)
+    if delay <= 0:
+        return
+    transition(run, SCHEDULED, "AwaitingRetry", f"Attempt {run.attempts} failed; the next is in {delay:g} s.")
+    if run.runner is run.core.inline:
+        run.core.clock.block(delay)
+    else:
+        await anyio.sleep(delay)
+
+
+# --- after the last attempt ------------------------------------------------------------------------------------
+
+
+async def finish(run: Run, outcome: Outcome) -> None:
+    """Enter the terminal state, tell the hooks, and see it on disk if this is an outermost call."""
+    close(run, outcome)
+    if run.definition.hooks:
+        await call_hooks(run, outcome.type, outcome.data)
+    if run.parent is None:
+        await _commit(run)
+
+
+def close(run: Run, outcome: Outcome) -> None:
+    """Enter the terminal state, count it, and release what the run held."""
+    transition(run, outcome.type, outcome.name, outcome.message)
+    run.args = run.kwargs = ()  # type: ignore[assignment]
+    run.waits_on = ()
+    run.last_error = None
+    parent = run.parent
+    if parent is not None and parent.tally is not None:
+        _count(parent, run, outcome)
+    if outcome.type is not COMPLETED:
+        _report(run, outcome)
+
+
+def _count(flow: Run, run: Run, outcome: Outcome) -> None:
+    tally = flow.tally
+    assert tally is not None
+    kind = outcome.type
+    if kind is COMPLETED:
+        tally.completed += 1
+        return
+    error = outcome.data if isinstance(outcome.data, BaseException) else None
+    if kind is SKIPPED and not (isinstance(error, UpstreamFailed) and error.counts):
+        tally.skipped += 1
+        return
+    if kind is CANCELLED:
+        tally.cancelled += 1
+    elif kind is CRASHED:
+        tally.crashed += 1
+    else:
+        tally.failed += 1
+    if tally.first_failure is None and kind is not SKIPPED:
+        tally.first_failure = error
+    if flow.definition.cancels_siblings and flow.host is not None:
+        flow.host.cancel_members(f"{run.name!r} ended {outcome.name}")
+
+
+def _report(run: Run, outcome: Outcome) -> None:
+    """Say on the log what did not complete, and let go of what its frames hold."""
+    if outcome.type in (FAILED, CRASHED):
+        logger.error("%s run %r ended %s: %s", run.kind.capitalize(), run.name, outcome.name, outcome.message)
+    if isinstance(outcome.data, Exception):
+        clear_frames(outcome.data)
+
+
+async def _commit(run: Run) -> None:
+    """An outermost call returns when all its records are on disk. A journal that fails never takes the result along."""
+    journal = run.core.journal
+    try:
+        if run.runner is run.core.inline:
+            journal.commit_blocking()
+        else:
+            with anyio.move_on_after(run.core.finish_seconds, shield=True):
+                await journal.commit()
+    except JournalError as error:
+        logger.error("The records of %s run %r are not on disk. %s", run.kind, run.name, error)
+

@@ -1,0 +1,173 @@
+"""A run: one call of a task or a flow, from its making to its release.
+
+The pipeline works on this one value. It holds what the journal writes down (identity and history) and, until the
+last attempt has ended, the arguments. It never holds the result: that belongs to whoever called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import attrs
+
+from .states import EPOCH, RUNNING, TERMINAL, Entry, State, StateType
+
+if TYPE_CHECKING:
+    from .core import Core
+    from .definition import Definition
+    from .host import Host
+    from .limits import Lease
+    from .ports import Runner, Straggler
+
+Kind: TypeAlias = Literal["flow", "task"]
+
+
+@attrs.define
+class Outcome:
+    """How an attempt ended: the terminal state to be, with its data."""
+
+    type: StateType
+    name: str
+    message: str
+    data: Any = None
+
+    def state(self, run: Run) -> State[Any]:
+        """The outcome as the value users see."""
+        return State(self.type, self.name, self.message, self.data, run.history[-1][3], run.id, run.name)
+
+
+@attrs.define
+class Tally:
+    """How a flow's children ended, in numbers: all that the verdict on the flow needs, and all that is kept."""
+
+    completed: int = 0
+    failed: int = 0
+    crashed: int = 0
+    cancelled: int = 0
+    skipped: int = 0
+    unreceived: int = 0
+    """Failures that nobody was given: not raised into a body, not returned as a state, not let through."""
+    first_failure: BaseException | None = None
+    """The one exception that is kept, to be raised when the flow fails for its children's sake."""
+
+    def receive(self) -> None:
+        """One of the failures was given to somebody."""
+        self.unreceived -= 1
+
+    @property
+    def total(self) -> int:
+        """Children that count: a branch rightly not taken does not."""
+        return self.completed + self.failed + self.crashed + self.cancelled
+
+
+@attrs.define(eq=False, weakref_slot=True)
+class Run:
+    """One call of a task or a flow."""
+
+    id: str
+    definition: Definition[..., Any]
+    core: Core
+    parent: Run | None
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    history: list[Entry]
+    tags: frozenset[str]
+    flow: Run | None
+    """The flow run that it is part of."""
+    host: Host | None
+    """Where what it submits will live."""
+    map_index: int | None = None
+    given_name: str | None = None
+    runner: Runner | None = None
+    attempts: int = 0
+    leases: Sequence[Lease] = ()
+    """Slots it holds, during an attempt."""
+    straggler: Straggler | None = None
+    """A thread that outlived the attempt and still runs its body."""
+    began: float | None = None
+    """When the first attempt began, by the engine's monotonic clock."""
+    tally: Tally | None = None
+    waits_on: Sequence[Any] = ()
+    """Futures that must be done before it begins; replaced by their runs' ids in `upstream_ids`."""
+    upstream_ids: Sequence[str] = ()
+    awaiting: tuple[Run, ...] = ()
+    """Runs whose outcome it is waiting for now; a circle in these is an error."""
+    parameters: str | None = None
+    error: str | None = None
+    """The formatted traceback of the exception that ended the last attempt."""
+    last_error: BaseException | None = None
+    crash: BaseException | None = None
+    """Set, before it is cancelled, when the cause is an interrupt of the process."""
+    cancel_reason: str = ""
+    recorded: bool = False
+    """True while its story stands in the journal's buffer."""
+
+    @property
+    def kind(self) -> Kind:
+        return self.definition.kind
+
+    @property
+    def name(self) -> str:
+        return self.given_name or f"{self.definition.name}-{self.id[-4:]}"
+
+    @property
+    def type(self) -> StateType:
+        return self.history[-1][0]
+
+    @property
+    def ended(self) -> bool:
+        return self.history[-1][0] in TERMINAL
+
+    def state(self) -> State[Any]:
+        """What it is in now, without any data."""
+        type_, name, message, at = self.history[-1]
+        return State(type_, name, message, None, at, self.id, self.name)
+
+    def ancestors(self) -> list[Run]:
+        """The run itself, its parent, and so on up."""
+        line: list[Run] = []
+        run: Run | None = self
+        while run is not None:
+            line.append(run)
+            run = run.parent
+        return line
+
+    def view(self) -> RunView:
+        """What hooks, conditions and `runtime` are shown."""
+        started = next((at for type_, _, _, at in self.history if type_ is RUNNING), None)
+        return RunView(
+            id=self.id,
+            name=self.name,
+            kind=self.kind,
+            function=self.definition.name,
+            tags=self.tags,
+            run_count=self.attempts,
+            parent_id=self.parent.id if self.parent is not None else None,
+            flow_run_id=self.flow.id if self.flow is not None else None,
+            map_index=self.map_index,
+            state=self.state(),
+            start_time=None if started is None else EPOCH + timedelta(microseconds=started),
+            previous_error=self.last_error,
+        )
+
+
+@attrs.frozen
+class RunView:
+    """A run as hooks, retry conditions and `runtime` show it: a frozen value."""
+
+    id: str
+    name: str
+    kind: Kind
+    function: str
+    tags: frozenset[str]
+    run_count: int
+    """Number of the current attempt, from 1."""
+    parent_id: str | None
+    flow_run_id: str | None
+    map_index: int | None
+    state: State[Any]
+    start_time: datetime | None
+    previous_error: BaseException | None
+    """What made the last attempt fail, on a retry."""

@@ -1,0 +1,123 @@
+"""`concurrency(...)` and `rate_limit(...)`: taking slots of the engine's limits by hand, from async code and threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import TracebackType
+
+from anyio.from_thread import run as run_in_loop
+
+from .context import CURRENT, current_core
+from .core import Core
+from .errors import InvalidOption, LimitUnknown, WouldBlock
+from .limits import Lease
+from .waking import in_event_loop
+
+
+class concurrency:
+    """Hold slots of one or several limits for a block: `async with` in async code, `with` in a thread.
+
+        async with concurrency("github", "db", timeout_seconds=5): ...
+
+    All the slots are taken together. Raises `LimitUnknown`, `LimitImpossible`, and `SlotTimeout`.
+    """
+
+    def __init__(self, *names: str | Iterable[str], occupy: float = 1, timeout_seconds: float | None = None) -> None:
+        self._names = _flat(names)
+        if isinstance(occupy, bool) or not isinstance(occupy, int | float) or not occupy > 0:
+            raise InvalidOption("occupy", occupy, "a number of slots above 0")
+        self._slots = occupy
+        self._timeout = timeout_seconds
+        self._lease: Lease | None = None
+
+    async def __aenter__(self) -> None:
+        limits = _core().limits
+        self._lease = await limits.acquire(self._names, self._slots, timeout=self._timeout)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self._release()
+
+    def __enter__(self) -> None:
+        self._lease = _take_in_thread(self._names, self._slots, self._timeout)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        if self._lease is not None:
+            self._lease.release()
+            self._lease = None
+
+
+class rate_limit:
+    """Wait until a rate limit lets one more through: `await rate_limit("api")`, or `rate_limit("api").wait()` in a thread.
+
+    Also `async with` and `with`. Nothing is given back: the slots drain away at the limit's rate. Raises
+    `LimitUnknown`, `SlotTimeout`, and `InvalidOption` for a limit that has no rate.
+    """
+
+    def __init__(self, *names: str | Iterable[str], occupy: float = 1, timeout_seconds: float | None = None) -> None:
+        self._names = _flat(names)
+        self._slots = occupy
+        self._timeout = timeout_seconds
+
+    def _check(self, core: Core) -> None:
+        for name in self._names:
+            bucket = core.limits.buckets.get(name)
+            if bucket is None:
+                raise LimitUnknown(name, core.limits.buckets)
+            if not bucket.limit.rate:
+                raise InvalidOption("rate_limit", name, "a limit with a rate, such as RateLimit(5, per='1s')")
+
+    def __await__(self):  # type: ignore[no-untyped-def]
+        return self.__aenter__().__await__()
+
+    async def __aenter__(self) -> None:
+        core = _core()
+        self._check(core)
+        await core.limits.acquire(self._names, self._slots, timeout=self._timeout)
+
+    async def __aexit__(self, *_: object) -> None:
+        """Nothing to give back."""
+
+    def wait(self) -> None:
+        """Wait in a thread."""
+        self._check(_core())
+        _take_in_thread(self._names, self._slots, self._timeout)
+
+    def __enter__(self) -> None:
+        self.wait()
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to give back."""
+
+
+def _core() -> Core:
+    run = CURRENT.get()
+    return run.core if run is not None else current_core()
+
+
+def _flat(names: Iterable[str | Iterable[str]]) -> tuple[str, ...]:
+    flat = tuple(name for each in names for name in ((each,) if isinstance(each, str) else each))
+    if not flat or not all(isinstance(name, str) for name in flat):
+        raise InvalidOption("names", flat, "one name of a limit or more")
+    return flat
+
+
+def _take_in_thread(names: tuple[str, ...], slots: float, timeout: float | None) -> Lease:
+    core = _core()
+    lease = core.limits.try_acquire(names, slots)
+    if lease is not None:
+        return lease
+    listed = ", ".join(map(repr, names))
+    if in_event_loop():
+        raise WouldBlock(f"Waiting for a slot of {listed}", f"async with concurrency({listed})")
+    run = CURRENT.get()
+    host = run.host if run is not None and run.host is not None else core.portal.host()
+
+    async def wait() -> Lease:
+        return await core.limits.acquire(names, slots, timeout=timeout)
+
+    return run_in_loop(wait, token=host.token)

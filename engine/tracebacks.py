@@ -1,0 +1,59 @@
+"""Exceptions as people read them: one line, or a traceback without the engine's own frames; and letting go of what
+a stored exception's frames hold."""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from pathlib import Path
+from types import TracebackType
+
+_PACKAGE = str(Path(__file__).resolve().parent.parent)
+_ENGINE_FOLDERS = tuple(f"{_PACKAGE}/{folder}/" for folder in ("engine", "runners", "storage"))
+
+MAX_LENGTH = 64 * 1024
+
+
+def describe(error: BaseException) -> str:
+    """`ValueError: no rows`, on one line of bounded length."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:500]}" if text else type(error).__name__
+
+
+def is_ours(filename: str) -> bool:
+    """Whether a source file is the engine's own."""
+    return filename.startswith(_ENGINE_FOLDERS)
+
+
+def format_error(error: BaseException) -> str:
+    """The traceback as text, causes and groups and notes included, locals never, without the engine's frames."""
+    formatted = traceback.TracebackException(type(error), error, error.__traceback__, compact=True)
+    _trim(formatted, set())
+    return "".join(formatted.format())[:MAX_LENGTH]
+
+
+def _trim(formatted: traceback.TracebackException, seen: set[int]) -> None:
+    if id(formatted) in seen:
+        return
+    seen.add(id(formatted))
+    formatted.stack[:] = [frame for frame in formatted.stack if not is_ours(frame.filename)]
+    linked = [formatted.__cause__, formatted.__context__, *(formatted.exceptions or ())]
+    for other in linked:
+        if other is not None:
+            _trim(other, seen)
+
+
+def clear_frames(error: BaseException) -> None:
+    """Drop the local variables that the frames of an exception keep alive.
+
+    Frames still executing keep theirs. Generators are left alone: clearing one that is suspended would close it.
+    """
+    step: TracebackType | None = error.__traceback__
+    while step is not None:
+        frame = step.tb_frame
+        if not frame.f_code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR):
+            try:
+                frame.clear()
+            except RuntimeError:
+                pass  # it is still executing
+        step = step.tb_next

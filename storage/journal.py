@@ -1,0 +1,327 @@
+"""The journal's writer: a thread with an event loop and one connection of its own, fed from any loop or thread.
+
+`record` appends to a buffer and returns. The service thread takes what has come together, a few milliseconds' worth,
+and writes it as one statement, which SQLite commits by itself: no transaction of ours is ever left open, and user
+tasks, which may be cancelled anywhere, never touch the connection.
+
+A run stands in the buffer at most once, however often its story changed; the row is made when it is written. So the
+buffer is bounded by the number of runs, and the last word always gets to disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sqlite3
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
+from typing import Any, TypeVar
+
+import aiosqlite
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from ..engine.errors import InvalidOption, JournalClosed, JournalError
+from ..engine.run import Run
+from ..engine.waking import Waker
+from .opening import MEMORY, check, prepare, translate
+from .rows import MAX_ROWS, parameters, statement
+from .schema import DURABILITIES, SCHEMA, Durability
+
+T = TypeVar("T")
+logger = logging.getLogger("undertow")
+
+LINGER_SECONDS = 0.005
+"""How long the first record of a group waits for others to join it."""
+
+SYNC_SECONDS = 0.1
+"""With durability "process", at most so much acknowledged history is lost when the power fails."""
+
+RETRY_SECONDS = 0.5
+"""How long to wait before a group that could not be written is tried again."""
+
+MAX_BACKLOG = 100_000
+"""Runs in the buffer beyond which new ones wait."""
+
+
+class SQLiteJournal:
+    """A journal in an SQLite file, or in memory with the path `":memory:"`.
+
+    `durability` says what an acknowledged record survives: `"process"` (default) the death of the process, and a power
+    cut but for the last 100 ms; `"power"` a power cut; `"none"` makes no promise about either.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], durability: Durability = "process") -> None:
+        if durability not in DURABILITIES:
+            raise InvalidOption("durability", durability, f"one of {', '.join(map(repr, DURABILITIES))}")
+        self.path = MEMORY if str(path) == MEMORY else os.path.abspath(path)
+        self.durability = durability
+        self.owner = f"{socket.gethostname()}:{os.getpid()}"
+        self.crowded = False
+        self._buffer: deque[Run] = deque()
+        self._committers: deque[Callable[[JournalError | None], None]] = deque()
+        self._roused = False
+        self._writing = False
+        self._closing = False
+        self._synced_at = 0.0
+        self._synchronous = ""
+        self._stack = ExitStack()
+        self._portal: BlockingPortal | None = None
+
+    # --- from any loop or thread -------------------------------------------------------------------------------
+
+    def record(self, run: Run) -> None:
+        """Have the run's story written soon. Never waits."""
+        if run.recorded:
+            return
+        run.recorded = True
+        self._buffer.append(run)
+        if not self._roused:
+            self._roused = True
+            self._post(self._rouse)
+            self.crowded = len(self._buffer) > MAX_BACKLOG
+
+    async def commit(self) -> None:
+        """Return when all that was recorded so far is committed; raise `JournalError` if it can't be."""
+        if self._idle():
+            return
+        waker = Waker()
+        answer: list[JournalError | None] = []
+
+        def done(error: JournalError | None) -> None:
+            answer.append(error)
+            waker.wake()
+
+        self._ask(done)
+        await waker.wait()
+        if answer[0] is not None:
+            raise answer[0]
+
+    def commit_blocking(self) -> None:
+        """`commit`, holding the calling thread."""
+        if self._idle():
+            return
+        flag = threading.Event()
+        answer: list[JournalError | None] = []
+
+        def done(error: JournalError | None) -> None:
+            answer.append(error)
+            flag.set()
+
+        self._ask(done)
+        flag.wait()
+        if answer[0] is not None:
+            raise answer[0]
+
+    async def room(self) -> None:
+        """Return when the buffer has been written down; raise `JournalError` if it can't be."""
+        await self.commit()
+
+    def query(self, sql: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        """Rows of a read-only query on the journal's own connection, after all that was recorded before."""
+        self.commit_blocking()
+        return self._call(self._query, sql, values)
+
+    # --- opening and closing -----------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Start the service thread and open the file. Raises `JournalError`s naming the file and the remedy."""
+        prepare(self.path)
+        with ExitStack() as stack:
+            self._portal = stack.enter_context(start_blocking_portal("asyncio", name="undertow-journal"))
+            try:
+                stack.enter_context(self._portal.wrap_async_context_manager(_Service(self)))
+            except sqlite3.Error as error:
+                raise translate(self.path, error) from error
+            self._stack = stack.pop_all()
+        _open_journals.add(self)
+
+    def close(self) -> None:
+        """Write what is left, close the file, and end the thread. Closing twice is harmless."""
+        self._closing = True
+        self._stack.close()
+        _open_journals.discard(self)
+        self._portal = None
+
+    def poison(self) -> None:
+        """Refuse every further use: this is the copy of the journal in a forked child."""
+        self._portal = None
+        self._buffer.clear()
+        self._stack.pop_all()
+
+    # --- inside ------------------------------------------------------------------------------------------------
+
+    def _idle(self) -> bool:
+        return not self._buffer and not self._writing
+
+    def _ask(self, done: Callable[[JournalError | None], None]) -> None:
+        self._committers.append(done)
+        self._roused = True
+        self._post(self._hurry)
+
+    def _post(self, fn: Callable[[], object]) -> None:
+        loop = self._loop if self._portal is not None else None
+        if loop is None:
+            raise JournalClosed(self.path, "it is closed, or belongs to the parent of this process", "Open an engine here.")
+        loop.call_soon_threadsafe(fn)
+
+    def _call(self, fn: Callable[..., Awaitable[T]], *args: Any) -> T:
+        if self._portal is None:
+            raise JournalClosed(self.path, "it is closed, or belongs to the parent of this process", "Open an engine here.")
+        return self._portal.call(fn, *args)
+
+    # --- in the service thread ---------------------------------------------------------------------------------
+
+    async def _open(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._go = asyncio.Event()
+        self._connection = await aiosqlite.connect(self.path, isolation_level=None)
+        try:
+            await self._prepare_file()
+        except BaseException:
+            await self._connection.close()
+            raise
+        self._writer = self._loop.create_task(self._write_groups())
+
+    async def _prepare_file(self) -> None:
+        await self._connection.execute("PRAGMA busy_timeout = 10000")
+        found = [await self._scalar(f"PRAGMA {name}") for name in ("application_id", "user_version")]
+        tables = await self._scalar("SELECT count(*) FROM sqlite_master")
+        check(self.path, found[0], found[1], tables)
+        await self._connection.execute("PRAGMA journal_mode = WAL")
+        await self._set_synchronous("OFF" if self.durability == "none" else "NORMAL")
+        if tables == 0:
+            await self._create()
+
+    async def _create(self) -> None:
+        try:
+            await self._connection.executescript(SCHEMA)
+        except sqlite3.OperationalError:
+            # Another process made it first, between our look and our lock.
+            if self._connection.in_transaction:
+                await self._connection.rollback()
+            if not await self._scalar("SELECT count(*) FROM sqlite_master WHERE name = 'run'"):
+                raise
+
+    async def _scalar(self, sql: str) -> Any:
+        async with self._connection.execute(sql) as cursor:
+            row = await cursor.fetchone()
+        return row[0] if row is not None else None
+
+    async def _close(self) -> None:
+        self._go.set()
+        await self._writer
+        if self._buffer:
+            logger.error("Journal %s was closed with %d runs not written.", self.path, len(self._buffer))
+        await self._connection.close()
+
+    def _rouse(self) -> None:
+        self._loop.call_later(LINGER_SECONDS, self._go.set)
+
+    def _hurry(self) -> None:
+        self._go.set()
+
+    async def _write_groups(self) -> None:
+        while True:
+            await self._go.wait()
+            self._go.clear()
+            self._writing = True
+            error = await self._write_group()
+            self._writing = False
+            if self._closing and (error or not self._buffer):
+                return
+            # Sleep only after another look at the buffer: a record made before the flag fell would rouse nobody.
+            self._roused = False
+            if self._buffer or self._committers:
+                self._roused = True
+                self._loop.call_later(RETRY_SECONDS if error else 0, self._go.set)
+
+    async def _write_group(self) -> JournalError | None:
+        """Write all that is in the buffer, and answer those who asked before it was taken."""
+        asked = [self._committers.popleft() for _ in range(len(self._committers))]
+        error: JournalError | None = None
+        for _ in range(-(-len(self._buffer) // MAX_ROWS)):
+            runs = [self._buffer.popleft() for _ in range(min(MAX_ROWS, len(self._buffer)))]
+            try:
+                await self._before_group()
+                await self._connection.execute(statement(len(runs)), parameters(runs, self.owner))
+            except sqlite3.Error as raised:
+                error = translate(self.path, raised)
+                for run in runs:
+                    if not run.recorded:
+                        run.recorded = True
+                        self._buffer.append(run)
+                break
+        self.crowded = len(self._buffer) > MAX_BACKLOG
+        for done in asked:
+            done(error)
+        if error is not None:
+            logger.error("%s", error)
+        return error
+
+    async def _before_group(self) -> None:
+        """Choose how this group is synced: one FULL commit also covers the NORMAL ones before it."""
+        if self.durability == "none":
+            return
+        now = time.monotonic()
+        full = self.durability == "power" or now - self._synced_at >= SYNC_SECONDS
+        await self._set_synchronous("FULL" if full else "NORMAL")
+        if full:
+            self._synced_at = now
+        else:
+            self._loop.call_later(SYNC_SECONDS, self._sync_later, self._synced_at)
+
+    def _sync_later(self, since: float) -> None:
+        if self._synced_at == since and not self._closing:
+            self._background = self._loop.create_task(self._sync())
+
+    async def _sync(self) -> None:
+        """Sync what earlier groups committed, when no later group has done it."""
+        self._synced_at = time.monotonic()
+        try:
+            await self._set_synchronous("FULL")
+            await self._connection.execute(
+                "INSERT INTO synced VALUES (1, ?) ON CONFLICT (one) DO UPDATE SET at = excluded.at",
+                (time.time_ns() // 1000,),
+            )
+        except sqlite3.Error as error:
+            logger.error("%s", translate(self.path, error))
+
+    async def _set_synchronous(self, level: str) -> None:
+        if level != self._synchronous:
+            await self._connection.execute(f"PRAGMA synchronous = {level}")
+            self._synchronous = level
+
+    async def _query(self, sql: str, values: Sequence[Any]) -> list[dict[str, Any]]:
+        async with self._connection.execute(sql, values) as cursor:
+            names = [column[0] for column in cursor.description or ()]
+            return [dict(zip(names, row, strict=True)) async for row in cursor]
+
+
+class _Service:
+    """The open connection and its writer task, as a context in the service thread's loop."""
+
+    def __init__(self, journal: SQLiteJournal) -> None:
+        self._journal = journal
+
+    async def __aenter__(self) -> None:
+        await self._journal._open()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._journal._close()
+
+
+_open_journals: weakref.WeakSet[SQLiteJournal] = weakref.WeakSet()
+
+
+def _poison_all() -> None:
+    for journal in list(_open_journals):
+        journal.poison()
+
+
+os.register_at_fork(after_in_child=_poison_all)

@@ -1,0 +1,94 @@
+"""From runs to rows: one row says all that a run has lived through so far, and one statement writes a whole group."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+from ..engine.run import Run
+from ..engine.states import RUNNING, TERMINAL, Entry, StateType
+
+IDENTITY = ("id", "kind", "function", "version", "parent_run_id", "flow_run_id", "map_index", "tags", "parameters")
+STORY = (
+    "name", "cache_key", "upstreams", "owner", "expected_start_at", "created_at", "started_at", "ended_at",
+    "attempts", "state_type", "state_name", "state_message", "error", "history",
+)  # fmt: skip
+COLUMNS = IDENTITY + STORY
+
+# SQLite's default bound on parameters of one statement, 32 766, over the number of columns.
+MAX_ROWS = 32_766 // len(COLUMNS)
+
+
+@lru_cache(maxsize=64)
+def statement(rows: int) -> str:
+    """SQL that writes that many rows; a row that is there already gets the new story."""
+    row = f"({', '.join('?' * len(COLUMNS))})"
+    news = ", ".join(f"{column} = excluded.{column}" for column in STORY)
+    return (
+        f"INSERT INTO run ({', '.join(COLUMNS)}) VALUES {', '.join([row] * rows)} "
+        f"ON CONFLICT (id) DO UPDATE SET {news}"
+    )
+
+
+def parameters(runs: Iterable[Run], owner: str) -> list[Any]:
+    """The statement's parameters for these runs.
+
+    Called in the writer's thread while the runs go on in theirs: all that changes about a run is read from one copy
+    of its history, so a row is consistent in itself, and a later change brings a later row.
+    """
+    values: list[Any] = []
+    for run in runs:
+        # First the flag, then the copy: what comes after the copy is recorded anew.
+        run.recorded = False
+        history = run.history.copy()
+        definition, parent, flow = run.definition, run.parent, run.flow
+        state_type, state_name, message, at = history[-1]
+        values += (
+            run.id,
+            definition.kind,
+            definition.name,
+            definition.version,
+            None if parent is None else parent.id,
+            None if flow is None else flow.id,
+            run.map_index,
+            _tags(run.tags),
+            run.parameters,
+            run.name,
+            None,
+            json.dumps(run.upstream_ids) if run.upstream_ids else None,
+            owner if run.tally is not None else None,
+            None,
+            history[0][3],
+            _first_running(history),
+            at if state_type in TERMINAL else None,
+            run.attempts,
+            state_type,
+            state_name,
+            message,
+            run.error,
+            _history(history),
+        )
+    return values
+
+
+def _first_running(history: list[Entry]) -> int | None:
+    for entry in history:
+        if entry[0] is RUNNING:
+            return entry[3]
+    return None
+
+
+def _history(history: list[Entry]) -> str:
+    return f"[{','.join([f'[{_head(kind, name, message)},{at}]' for kind, name, message, at in history])}]"
+
+
+@lru_cache(maxsize=1024)
+def _head(kind: StateType, name: str, message: str) -> str:
+    return json.dumps([kind, name, message])[1:-1]
+
+
+@lru_cache(maxsize=1024)
+def _tags(tags: frozenset[str]) -> str:
+    return json.dumps(sorted(tags))
