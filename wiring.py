@@ -182,7 +182,6 @@ class Engine:
         run = definition.make_run(args, kwargs, core=self.core, parentless=True)
         run.host = self.core.host or self.core.portal.host()
         future: Future[Any] = Future(run)
-        self.core.journal.record(run)
         run.host.spawn(member, run, future)
         return future
 

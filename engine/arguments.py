@@ -83,13 +83,21 @@ class Signature:
 # --- futures inside arguments ----------------------------------------------------------------------------------
 
 
+def may_hold_futures(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether arguments need to be searched at all; scalars, the ordinary case, don't."""
+    if not any_made():
+        return False
+    for value in args:
+        if type(value) not in _SCALARS:
+            return True
+    return bool(kwargs)
+
+
 def find_futures(name: str, *trees: object) -> list[tuple[Future[Any], bool]]:
     """The futures in some values, each once, and whether its failure is allowed.
 
     Raises `ArgumentsTooDeep` when there are too many containers to look into.
     """
-    if not any_made():
-        return []
     found: dict[Future[Any], bool] = {}
     budget = SEARCH_BUDGET
     pending: list[tuple[object, bool]] = [(tree, False) for tree in trees]

@@ -64,7 +64,7 @@ class CallerThread:
 async def _bridged(run: Run, future: Future[Any]) -> None:
     """A member whose thread waits for it: an interrupt in the body is raised there, not in the host."""
     try:
-        outcome = await execute(run)
+        outcome = await execute(run, in_own_task=True)
     except BaseException as error:
         outcome = interrupted(run, error)
         future.settle(outcome)

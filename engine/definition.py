@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, ParamSpec, TypeVar
 
 import attrs
 
-from .arguments import Signature, find_futures
+from .arguments import Signature, find_futures, may_hold_futures
 from .bridge import call_from_thread
 from .context import CURRENT, current_core
 from .core import Core
@@ -230,7 +230,7 @@ class Definition(Generic[P, R]):
         if self.limit_names:
             self._declare_limits(core)
         run = core.make_run(self, args, kwargs, map_index=map_index, run_id=run_id, parentless=parentless)
-        upstreams = find_futures(self.name, args, kwargs)
+        upstreams = find_futures(self.name, args, kwargs) if may_hold_futures(args, kwargs) else []
         if wait_for is not None:
             upstreams += find_futures(self.name, list(wait_for))
         if upstreams:
@@ -293,7 +293,6 @@ class Definition(Generic[P, R]):
         if host is None:
             raise NoHost(self.name)
         future: Future[Any] = Future(run)
-        run.core.journal.record(run)
         host.spawn(member, run, future)
         return future
 

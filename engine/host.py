@@ -17,8 +17,10 @@ from anyio.abc import TaskGroup
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from anyio.lowlevel import EventLoopToken, current_token
 
+from .errors import RunCrashed
 from .futures import Future, wait_async
-from .run import Run
+from .run import Outcome, Run
+from .states import CRASHED
 from .waking import post
 
 Life = Callable[[Run, Future[Any]], Awaitable[Any]]
@@ -44,7 +46,14 @@ class Host:
         if threading.get_ident() == self._thread:
             self._spawn_here(life, run, future)
         else:
-            post(self.token, self._spawn_here, life, run, future)
+            post(self.token, self._spawn_posted, life, run, future)
+
+    def _spawn_posted(self, life: Life, run: Run, future: Future[Any]) -> None:
+        """Nobody up the stack could be told that the group has closed meanwhile, so the future is."""
+        try:
+            self._spawn_here(life, run, future)
+        except RuntimeError as error:
+            future.settle(Outcome(CRASHED, "Crashed", str(error), RunCrashed(run.name, str(error))))
 
     def _spawn_here(self, life: Life, run: Run, future: Future[Any]) -> None:
         future.started(self._group.start_soon(life, run, future, name=run.definition.name))
@@ -61,10 +70,6 @@ class Host:
         """Return when no member is left; for hosts that keep their members."""
         while self._members:
             await wait_async(self._members)
-
-    def cancel(self) -> None:
-        """Cancel every member. Called in the host's own loop."""
-        self._group.cancel_scope.cancel()
 
 
 @asynccontextmanager
@@ -89,14 +94,14 @@ class Portal:
         with self._lock:
             if self._host is None:
                 self._portal = self._stack.enter_context(start_blocking_portal(self._backend, name="undertow-portal"))
-                self._host = self._stack.enter_context(self._portal.wrap_async_context_manager(open_host()))
+                self._host = self._stack.enter_context(self._portal.wrap_async_context_manager(open_host(keep_members=True)))
             return self._host
 
     def close(self) -> None:
         """Cancel what still runs in the portal and end its thread."""
         with self._lock:
             if self._host is not None and self._portal is not None:
-                self._portal.call(self._host.cancel)
+                self._portal.call(self._host.cancel_members, "the engine was closed")
             self._host = None
             self._stack.close()
 

@@ -14,6 +14,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from .arguments import resolve, value_of
 from .context import CURRENT
@@ -51,9 +52,11 @@ from .triggers import failed, met, name_of
 T = TypeVar("T")
 
 
-async def execute(run: Run) -> Outcome:
+async def execute(run: Run, in_own_task: bool = False) -> Outcome:
     """Live the run's life and return how it ended."""
     try:
+        if in_own_task:
+            await checkpoint_if_cancelled()  # the body of what was cancelled before it began never starts
         if run.core.journal.crowded and run.runner is not run.core.inline:
             await run.core.journal.room()
         outcome = await admit(run) if run.waits_on else None
@@ -80,7 +83,7 @@ async def execute(run: Run) -> Outcome:
 async def member(run: Run, future: Future[Any]) -> None:
     """A submitted run's life, as a member of its host's task group."""
     try:
-        outcome = await execute(run)
+        outcome = await execute(run, in_own_task=True)
     except BaseException as error:
         future.settle(interrupted(run, error))
         raise
@@ -109,6 +112,7 @@ def drive(coroutine: Coroutine[Any, Any, T], name: str) -> T:
 
 async def admit(run: Run) -> Outcome | None:
     """Wait for the upstreams and ask the trigger rule; an outcome means that the body is not to run."""
+    run.core.journal.record(run)  # it is Pending for a while: that is worth a row of its own
     upstreams: list[tuple[Future[Any], bool]] = list(run.waits_on)
     token = CURRENT.set(run)
     try:

@@ -6,7 +6,6 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import copy_context
 from typing import Any
 
 import anyio
@@ -18,11 +17,7 @@ def post(token: EventLoopToken, fn: Callable[..., object], *args: Any) -> None:
 
     Calls from one thread are made in the order they were posted. Raises `RuntimeError` when the loop has ended.
     """
-    native: Any = token.native_token
-    if isinstance(native, asyncio.AbstractEventLoop):
-        native.call_soon_threadsafe(fn, *args)
-    else:
-        native.run_sync_soon(copy_context().run, fn, *args)
+    token.backend_class.run_sync_soon(fn, args, token.native_token)
 
 
 def in_event_loop() -> bool:

@@ -55,7 +55,7 @@ class Reader:
     def resolve(self, prefix: str) -> dict[str, Any]:
         """The one run whose id begins with `prefix`, or whose name is `prefix`. Raises `RunNotFound`."""
         by_id = self.rows("SELECT id FROM run WHERE id >= ? AND id < ? LIMIT 5", (prefix, prefix + "\U0010ffff"))
-        found = by_id or self.rows("SELECT id FROM run WHERE name = ? LIMIT 5", (prefix,))
+        found = by_id or self.rows("SELECT id FROM flow_runs WHERE name = ? LIMIT 5", (prefix,))
         exact = [row for row in found if row["id"] == prefix]
         if len(exact or found) != 1:
             raise RunNotFound(prefix, [row["id"] for row in found])

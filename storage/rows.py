@@ -10,11 +10,8 @@ from typing import Any
 from ..engine.run import Run
 from ..engine.states import RUNNING, TERMINAL, Entry, StateType
 
-IDENTITY = ("id", "kind", "function", "version", "parent_run_id", "flow_run_id", "map_index", "tags", "parameters")
-STORY = (
-    "name", "cache_key", "upstreams", "owner", "expected_start_at", "created_at", "started_at", "ended_at",
-    "attempts", "state_type", "state_name", "state_message", "error", "history",
-)  # fmt: skip
+IDENTITY = ("id", "kind", "function", "parent_run_id", "flow_run_id", "tags")
+STORY = ("name", "state_type", "started_at", "ended_at", "attempts", "history", "details")
 COLUMNS = IDENTITY + STORY
 
 # SQLite's default bound on parameters of one statement, 32 766, over the number of columns.
@@ -43,34 +40,40 @@ def parameters(runs: Iterable[Run], owner: str) -> list[Any]:
         # First the flag, then the copy: what comes after the copy is recorded anew.
         run.recorded = False
         history = run.history.copy()
-        definition, parent, flow = run.definition, run.parent, run.flow
-        state_type, state_name, message, at = history[-1]
+        definition, parent = run.definition, run.parent
+        state_type, _, _, at = history[-1]
         values += (
             run.id,
             definition.kind,
             definition.name,
-            definition.version,
             None if parent is None else parent.id,
-            None if flow is None else flow.id,
-            run.map_index,
-            _tags(run.tags),
-            run.parameters,
-            run.name,
-            None,
-            json.dumps(run.upstream_ids) if run.upstream_ids else None,
-            owner if run.tally is not None else None,
-            None,
-            history[0][3],
+            None if run.flow is parent else "" if run.flow is None else run.flow.id,
+            _tags(run.tags) if run.tags else None,
+            run.given_name,
+            state_type,
             _first_running(history),
             at if state_type in TERMINAL else None,
             run.attempts,
-            state_type,
-            state_name,
-            message,
-            run.error,
             _history(history),
+            _details(run, owner),
         )
     return values
+
+
+def _details(run: Run, owner: str) -> str | None:
+    """What only some runs have, as one JSON object."""
+    parameters = run.parameters
+    if parameters is None and run.error is None and not run.upstream_ids and run.definition.version is None:
+        return None if run.map_index is None else f'{{"map_index":{run.map_index}}}'
+    details = {
+        "version": run.definition.version,
+        "map_index": run.map_index,
+        "parameters": parameters,
+        "owner": None if parameters is None else owner,
+        "upstreams": run.upstream_ids or None,
+        "error": run.error,
+    }
+    return json.dumps({name: value for name, value in details.items() if value is not None})
 
 
 def _first_running(history: list[Entry]) -> int | None:

@@ -2,7 +2,8 @@
 
 The views are the stable interface (`flow_runs`, `task_runs`, `states`, `edges`, `logs`); the tables may change with
 `VERSION`. One row holds one run with its whole history, because a short run makes all its transitions within one
-group commit: so a group carries one row a run, and the views expand it again.
+group commit: so a group carries one row a run, and the views expand it again. Each value of a row costs the writer time that
+it takes from the event loop, so what most runs don't have is NULL, and what can be derived is derived by the views.
 """
 
 from __future__ import annotations
@@ -28,27 +29,17 @@ TABLES = """
 CREATE TABLE run (
     id TEXT PRIMARY KEY,
     kind TEXT NOT NULL,
-    name TEXT NOT NULL,
     function TEXT NOT NULL,
-    version TEXT,
+    name TEXT,             -- NULL: the function's name and the end of the id
     parent_run_id TEXT,
-    flow_run_id TEXT,
-    map_index INTEGER,
-    tags TEXT NOT NULL,
-    parameters TEXT,
-    cache_key TEXT,
-    upstreams TEXT,
-    owner TEXT,
-    expected_start_at INTEGER,
-    created_at INTEGER NOT NULL,
+    flow_run_id TEXT,      -- NULL: the parent; '': none
+    tags TEXT,             -- NULL: none
+    state_type TEXT NOT NULL,
     started_at INTEGER,
     ended_at INTEGER,
     attempts INTEGER NOT NULL,
-    state_type TEXT NOT NULL,
-    state_name TEXT NOT NULL,
-    state_message TEXT NOT NULL,
-    error TEXT,
-    history TEXT NOT NULL
+    history TEXT NOT NULL, -- [[type, name, message, microseconds], ...]
+    details TEXT           -- {version, map_index, parameters, cache_key, upstreams, owner, expected_start_at, error}
 ) WITHOUT ROWID;
 
 CREATE INDEX flow_run ON run (id) WHERE kind = 'flow';
@@ -67,17 +58,29 @@ CREATE INDEX log_of_run ON log (run_id);
 CREATE TABLE synced (one INTEGER PRIMARY KEY CHECK (one = 1), at INTEGER NOT NULL);
 """
 
+_NAME = "coalesce(name, function || '-' || substr(id, -4)) AS name"
+_LAST = "json_extract(history, '$[#-1][{}]')"
+_STATE = f"state_type, {_LAST.format(1)} AS state_name, {_LAST.format(2)} AS state_message"
+_CREATED = f"""{_iso("json_extract(history, '$[0][3]')")} AS created_at"""
+_TIMES = f"""{_iso("started_at")} AS started_at, {_iso("ended_at")} AS ended_at"""
+_TAGS = "coalesce(tags, '[]') AS tags"
+
+
+def _detail(name: str) -> str:
+    return f"json_extract(details, '$.{name}')"
+
+
 VIEWS = f"""
 CREATE VIEW flow_runs AS
-SELECT id, name, function AS flow, version, state_type, state_name, state_message, parent_run_id, attempts,
-       parameters, tags, {_iso("created_at")} AS created_at, {_iso("expected_start_at")} AS expected_start_at,
-       {_iso("started_at")} AS started_at, {_iso("ended_at")} AS ended_at, owner
+SELECT id, {_NAME}, function AS flow, {_detail("version")} AS version, {_STATE}, parent_run_id, attempts,
+       {_detail("parameters")} AS parameters, {_TAGS}, {_CREATED},
+       {_iso(_detail("expected_start_at"))} AS expected_start_at, {_TIMES}, {_detail("owner")} AS owner
 FROM run WHERE kind = 'flow';
 
 CREATE VIEW task_runs AS
-SELECT id, name, function AS task, flow_run_id, parent_run_id, map_index, state_type, state_name, state_message,
-       attempts, tags, cache_key, {_iso("created_at")} AS created_at, {_iso("started_at")} AS started_at,
-       {_iso("ended_at")} AS ended_at
+SELECT id, {_NAME}, function AS task, nullif(coalesce(flow_run_id, parent_run_id), '') AS flow_run_id, parent_run_id,
+       {_detail("map_index")} AS map_index, {_STATE}, attempts, {_TAGS}, {_detail("cache_key")} AS cache_key,
+       {_CREATED}, {_TIMES}
 FROM run WHERE kind = 'task';
 
 CREATE VIEW states AS
@@ -87,7 +90,8 @@ SELECT run.id AS run_id, entry.key + 1 AS seq, json_extract(entry.value, '$[0]')
 FROM run, json_each(run.history) AS entry;
 
 CREATE VIEW edges AS
-SELECT upstream.value AS upstream_id, run.id AS downstream_id FROM run, json_each(run.upstreams) AS upstream;
+SELECT upstream.value AS upstream_id, run.id AS downstream_id
+FROM run, json_each(run.details, '$.upstreams') AS upstream;
 
 CREATE VIEW logs AS
 SELECT run_id, {_iso("at")} AS at, level, logger, message FROM log ORDER BY seq;

@@ -1,0 +1,143 @@
+"""What every test stands on: both backends, virtual time on each, and a journal that lives in the test."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import selectors
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import anyio
+import pytest
+import trio.testing
+
+from undertow import Engine, State
+from undertow.engine.run import Run
+
+EPOCH_2026 = 1_767_225_600_000_000
+
+
+class JumpingSelector(selectors.DefaultSelector):
+    """A selector that never waits for a timer: where the loop would, the clock jumps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(None if timeout is None else 0)
+        if not ready and timeout is not None:
+            self.now += timeout
+        return ready
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An asyncio loop in virtual time."""
+
+    def __init__(self) -> None:
+        self._jumping = JumpingSelector()
+        super().__init__(self._jumping)
+
+    def time(self) -> float:
+        return self._jumping.now
+
+
+class LoopClock:
+    """Wall-clock time that follows the loop's own, from the first moment of 2026."""
+
+    def __init__(self) -> None:
+        self.blocked: list[float] = []
+
+    def now(self) -> int:
+        try:
+            return EPOCH_2026 + int(anyio.current_time() * 1e6)
+        except RuntimeError:
+            return EPOCH_2026
+
+    def block(self, seconds: float) -> None:
+        self.blocked.append(seconds)
+
+
+class ListJournal:
+    """A journal that keeps the runs it was told of, in order of their first record."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, Run] = {}
+        self.crowded = False
+        self.commits = 0
+        self.is_open = False
+
+    def record(self, run: Run) -> None:
+        self.runs[run.id] = run
+
+    async def commit(self) -> None:
+        self.commits += 1
+
+    def commit_blocking(self) -> None:
+        self.commits += 1
+
+    async def room(self) -> None:
+        self.crowded = False
+
+    def open(self) -> None:
+        self.is_open = True
+
+    def close(self) -> None:
+        self.is_open = False
+
+    def of(self, function: str) -> list[Run]:
+        """The runs of one task or flow, oldest first."""
+        return sorted((run for run in self.runs.values() if run.definition.name == function), key=lambda run: run.id)
+
+    def story(self, function: str, which: int = 0) -> list[str]:
+        """The names of the states that a run of that function went through."""
+        return [name for _, name, _, _ in self.of(function)[which].history]
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    """Every async test runs on both backends, in virtual time; one marked `real_time` in the machine's."""
+    if request.node.get_closest_marker("real_time") is not None:
+        return (request.param, {})
+    if request.param == "asyncio":
+        return ("asyncio", {"loop_factory": VirtualLoop})
+    return ("trio", {"clock": trio.testing.MockClock(autojump_threshold=0)})
+
+
+@pytest.fixture
+def journal() -> ListJournal:
+    return ListJournal()
+
+
+@pytest.fixture
+def make_engine(journal: ListJournal) -> Callable[..., Engine]:
+    """Makes engines in virtual time, seeded, on the test's journal."""
+
+    def make(**options: Any) -> Engine:
+        options.setdefault("journal", journal)
+        options.setdefault("clock", LoopClock())
+        options.setdefault("monotonic", anyio.current_time)
+        options.setdefault("random", random.Random(20260101))
+        return Engine(**options)
+
+    return make
+
+
+@pytest.fixture
+async def engine(make_engine: Callable[..., Engine]) -> AsyncIterator[Engine]:
+    """An open engine around the test."""
+    async with make_engine() as opened:
+        yield opened
+
+
+@pytest.fixture
+def sync_engine(journal: ListJournal) -> Iterator[Engine]:
+    """An open engine around a test that has no event loop."""
+    with Engine(journal) as opened:
+        yield opened
+
+
+def names(states: list[State[Any] | None]) -> list[str]:
+    """The names of some states."""
+    return [state.name for state in states if state is not None]
