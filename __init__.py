@@ -118,7 +118,11 @@ def __getattr__(name: str) -> Any:
     if home is None:
         raise AttributeError(f"module 'undertow' has no attribute {name!r}")
     import_module(".wiring", __name__)  # whatever is used first, the default engine is known from then on
-    value = getattr(import_module(f".{home}", __name__), name) if name != "runtime" else import_module(".engine.runtime", __name__)
+    value = (
+        getattr(import_module(f".{home}", __name__), name)
+        if name != "runtime"
+        else import_module(".engine.runtime", __name__)
+    )
     globals()[name] = value
     return value
 

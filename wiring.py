@@ -64,7 +64,9 @@ class Engine:
         observers: list[Observer] | None = None,
     ) -> None:
         if limits is not None and not isinstance(limits, Mapping):
-            raise InvalidOption("limits", limits, "a mapping from names to numbers of slots, Limit(...) or RateLimit(...)")
+            raise InvalidOption(
+                "limits", limits, "a mapping from names to numbers of slots, Limit(...) or RateLimit(...)"
+            )
         if isinstance(grace_seconds, bool) or not isinstance(grace_seconds, int | float) or grace_seconds < 0:
             raise InvalidOption("grace_seconds", grace_seconds, "a number of seconds, 0 or more")
         if journal is None:
@@ -111,8 +113,7 @@ class Engine:
 
     def __enter__(self) -> Engine:
         self.open()
-        token = context.ENGINE.set(self.core)
-        self._sync_stack.callback(context.ENGINE.reset, token)
+        self._sync_stack.enter_context(self.active())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -161,11 +162,13 @@ class Engine:
         """Make it the engine of the calls in the block: for programs with several engines."""
         if not self.core.is_open:
             raise EngineClosed("Activating an engine")
-        token = context.ENGINE.set(self.core)
+        before = context.ENGINE.get()
+        context.ENGINE.set(self.core)
         try:
             yield self
         finally:
-            context.ENGINE.reset(token)
+            # Not reset by token: a server may leave its lifespan in another context than it entered it in.
+            context.ENGINE.set(before)
 
     # --- background runs ---------------------------------------------------------------------------------------
 
@@ -180,9 +183,9 @@ class Engine:
         if not self.core.is_open:
             raise EngineClosed(f"Starting {definition.name}")
         run = definition.make_run(args, kwargs, core=self.core, parentless=True)
-        run.host = self.core.host or self.core.portal.host()
-        future: Future[Any] = Future(run)
-        run.host.spawn(member, run, future)
+        run.host = host = self.core.host or self.core.portal.host()
+        future: Future[Any] = Future(run, host)
+        host.spawn(member, run, future)
         return future
 
 

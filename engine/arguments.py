@@ -6,6 +6,7 @@ almost nothing, and a program that never made a future pays for no search at all
 
 from __future__ import annotations
 
+import copy
 import inspect
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,9 +15,8 @@ from typing import Any, Generic, TypeVar
 import attrs
 
 from .errors import ArgumentsTooDeep, MappingLengthMismatch, MappingMissingIterable, SignatureMismatch, WouldBlock
-from .futures import Future, any_made
-from .run import Outcome
-from .states import COMPLETED, State
+from .futures import Future, any_made, deliver
+from .states import State
 
 T = TypeVar("T")
 
@@ -124,7 +124,7 @@ def _parts(value: object) -> Iterator[object] | Sequence[object] | None:
         return value  # type: ignore[return-value]
     if isinstance(value, dict):
         return [*value.keys(), *value.values()]
-    if isinstance(value, type) or isinstance(value, quote | State):
+    if isinstance(value, type | quote | State):
         return None
     names = field_names(type(value))
     return None if names is None else [getattr(value, name, None) for name in names]
@@ -171,11 +171,9 @@ def _resolve_fields(value: Any, replace: Callable[[Any], Any]) -> Any:
     changed = {name: item for name, item in new.items() if item is not fields[name]}
     if not changed:
         return value
-    copied = object.__new__(type(value))
-    if hasattr(value, "__dict__"):
-        copied.__dict__.update(value.__dict__)
-    for name in names:
-        object.__setattr__(copied, name, new.get(name))
+    copied = copy.copy(value)
+    for name, item in changed.items():
+        object.__setattr__(copied, name, item)  # also where the class is frozen
     return copied
 
 
@@ -183,11 +181,8 @@ def value_of(upstream: Any) -> Any:
     """What a body gets for a done future or a state: the result, or the exception where the run may start with it."""
     if isinstance(upstream, State):
         return upstream.result(raise_on_failure=False)
-    outcome: Outcome = upstream.outcome()
-    if outcome.type is COMPLETED:
-        return outcome.data
-    upstream.received()
-    return upstream.state.error()
+    future: Future[Any] = upstream
+    return deliver(future.taken(), future.run, raise_on_failure=False)
 
 
 # --- mapping ---------------------------------------------------------------------------------------------------
@@ -235,6 +230,4 @@ def _column(name: str, value: Any) -> Sequence[Any] | None:
 
 def is_mapped(value: object) -> bool:
     """Whether `map` goes through the items of a value."""
-    return hasattr(value, "__iter__") and not isinstance(
-        value, str | bytes | bytearray | unmapped | io.IOBase | State
-    )
+    return hasattr(value, "__iter__") and not isinstance(value, str | bytes | bytearray | unmapped | io.IOBase | State)

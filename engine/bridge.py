@@ -32,9 +32,7 @@ class CallerThread:
     def __init__(self, mailbox: Mailbox) -> None:
         self._mailbox = mailbox
 
-    async def run(
-        self, run: Run, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], /
-    ) -> Any:
+    async def run(self, run: Run, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], /) -> Any:
         done = Waker()
         answer: list[tuple[Any, BaseException | None]] = []
 
@@ -83,7 +81,7 @@ def call_from_thread(run: Run, host: Host) -> Outcome:
     run.host = host
     if run.runner is None and run.definition.timeout is None:
         run.runner = CallerThread(mailbox)
-    future: Future[Any] = Future(run)
+    future: Future[Any] = Future(run, host)
     future.on_done(lambda: mailbox.put(None))
     host.spawn(_bridged, run, future)
     while True:

@@ -51,7 +51,7 @@ def leave(core: Core) -> None:
 
 
 def current_core() -> Core:
-    """The engine of a call made here: the surrounding `async with Engine`, else the last one opened, else the default."""
+    """The engine of a call made here: the engine around it, else the last one opened, else the default."""
     core = ENGINE.get()
     if core is not None and core.is_open:
         return core

@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import random as random_module
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("undertow")
 logger.addHandler(logging.NullHandler())
+
+HELD_LOOP_SECONDS = 0.1
+"""How long a sync call may hold an event loop before that is worth a warning."""
 
 
 def new_id() -> str:
@@ -55,7 +59,7 @@ class Core:
     is_open: bool = True
     finish_seconds: float = 10.0
     """How long hooks and the last commit of a cancelled run may take."""
-    settings: Mapping[str, Any] = attrs.field(factory=dict)
+    _warned: set[str] = attrs.field(factory=set)
 
     def make_run(
         self,
@@ -91,6 +95,25 @@ class Core:
         if definition.kind == "flow":
             run.tally = Tally()
         return run
+
+    @contextmanager
+    def watching_hold(self, definition: Definition[..., Any]) -> Iterator[None]:
+        """Around what holds up an event loop: say so once for each definition, if it took long."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            held = time.perf_counter() - start
+            if held > HELD_LOOP_SECONDS and definition.key not in self._warned:
+                self._warned.add(definition.key)
+                name = definition.name
+                logger.warning(
+                    "The sync %s %r held the event loop for %.1f s. `await %s.submit(...)` runs it in a thread.",
+                    definition.kind,
+                    name,
+                    held,
+                    name,
+                )
 
     def observe(self, run: Run) -> None:
         """Tell the observers of a transition; one that raises is dropped, never the run."""

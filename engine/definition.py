@@ -10,7 +10,8 @@ import functools
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, ClassVar, Generic, ParamSpec, TypeVar
+from types import GeneratorType
+from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, cast
 
 import attrs
 
@@ -27,7 +28,7 @@ from .ports import Runner
 from .retry import Condition, Delays, RetryPolicy, retry_policy
 from .run import Kind, Outcome, Run
 from .states import State, StateType
-from .triggers import Rule, RuleName
+from .triggers import Rule
 from .waking import in_event_loop
 
 P = ParamSpec("P")
@@ -71,12 +72,11 @@ class ConcurrencyLimit:
     """
 
     limit: int
-    collision_strategy: str = attrs.field(default="ENQUEUE")
+    collision_strategy: str = "ENQUEUE"
 
-    @collision_strategy.validator
-    def _check(self, _: object, value: str) -> None:
-        if value not in ("ENQUEUE", "CANCEL_NEW"):
-            raise InvalidOption("collision_strategy", value, "'ENQUEUE' or 'CANCEL_NEW'")
+    def __attrs_post_init__(self) -> None:
+        if self.collision_strategy not in ("ENQUEUE", "CANCEL_NEW"):
+            raise InvalidOption("collision_strategy", self.collision_strategy, "'ENQUEUE' or 'CANCEL_NEW'")
 
 
 class Definition(Generic[P, R]):
@@ -85,7 +85,7 @@ class Definition(Generic[P, R]):
     kind: ClassVar[Kind]
     options_type: ClassVar[type[Options]]
     renamed_options: ClassVar[Mapping[str, str]]
-    rule: RuleName | Rule | None = None
+    rule: str | Rule | None = None
     priority: float = 0
     cancels_siblings: bool = False
     validates: bool = False
@@ -100,7 +100,7 @@ class Definition(Generic[P, R]):
         self.fn = fn
         self.options = options
         self.bound: tuple[Any, ...] = ()
-        functools.update_wrapper(self, fn)
+        functools.update_wrapper(cast("Callable[..., Any]", self), cast("Callable[..., Any]", fn))
         self.is_generator = inspect.isgeneratorfunction(fn)
         self.is_async_generator = inspect.isasyncgenfunction(fn)
         self.is_async = inspect.iscoroutinefunction(fn) or self.is_async_generator
@@ -108,7 +108,7 @@ class Definition(Generic[P, R]):
 
     def _read(self, options: Options) -> None:
         """Check the options and derive what the pipeline uses."""
-        self.name = _text("name", options.name) or getattr(self.fn, "__name__", type(self.fn).__name__)
+        self.name: str = _text("name", options.name) or str(getattr(self.fn, "__name__", type(self.fn).__name__))
         self.key = f"{getattr(self.fn, '__module__', '')}.{getattr(self.fn, '__qualname__', self.name)}"
         self.description = options.description or inspect.getdoc(self.fn)
         self.version = options.version
@@ -126,16 +126,16 @@ class Definition(Generic[P, R]):
             options.retry_condition_fn,
         )
         self.hooks: dict[StateType, tuple[Hook, ...]] = {
-            kind: hooks
-            for kind, option in HOOKS.items()
-            if (hooks := check_hooks(option, getattr(options, option)))
+            kind: hooks for kind, option in HOOKS.items() if (hooks := check_hooks(option, getattr(options, option)))
         }
         self.own_limit = _own_limit(options.concurrency_limit)
         self.cancels_new = self.own_limit is not None and self.own_limit.collision_strategy == "CANCEL_NEW"
         self.own_limit_name = f"{self.kind}:{self.key}"
         self.limit_names: tuple[str, ...] = (self.own_limit_name,) if self.own_limit else ()
         if options.run_name is not None and not isinstance(options.run_name, str) and not callable(options.run_name):
-            raise InvalidOption(f"{self.kind}_run_name", options.run_name, "a template such as 'load {path}', or a function")
+            raise InvalidOption(
+                f"{self.kind}_run_name", options.run_name, "a template such as 'load {path}', or a function"
+            )
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.name!r}>"
@@ -278,13 +278,13 @@ class Definition(Generic[P, R]):
 
     def from_thread(self, run: Run, return_state: bool = False) -> Any:
         """Live the run in a loop while this thread waits."""
-        if in_event_loop():
-            host = run.core.portal.host()
-            if any(not future.done for future, _ in run.waits_on):
-                raise WouldBlock(f"{self.name}(...) with an unfinished future", f"await {self.name}.submit(...)")
+        if not in_event_loop():
+            outcome = call_from_thread(run, run.host or run.core.portal.host())
+        elif any(not future.done for future, _ in run.waits_on):
+            raise WouldBlock(f"{self.name}(...) with an unfinished future", f"await {self.name}.submit(...)")
         else:
-            host = run.host or run.core.portal.host()
-        outcome = call_from_thread(run, host)
+            with run.core.watching_hold(self):
+                outcome = call_from_thread(run, run.core.portal.host())
         return outcome.state(run) if return_state else deliver(outcome, run)
 
     def spawn(self, run: Run) -> Future[Any]:
@@ -292,13 +292,18 @@ class Definition(Generic[P, R]):
         host = run.host
         if host is None:
             raise NoHost(self.name)
-        future: Future[Any] = Future(run)
+        future: Future[Any] = Future(run, host)
         host.spawn(member, run, future)
         return future
 
     def in_sync_body(self) -> bool:
         """Whether the call is made in the body of a sync run, outside any event loop."""
         return CURRENT.get() is not None and not in_event_loop()
+
+
+def take_flags(kwargs: dict[str, Any]) -> tuple[bool, Iterable[Any] | None]:
+    """Take `return_state` and `wait_for`, which are the engine's, out of the keyword arguments of a call."""
+    return bool(kwargs.pop("return_state", False)), kwargs.pop("wait_for", None)
 
 
 async def state_of(future: Future[R]) -> State[R]:
@@ -317,7 +322,7 @@ def submitted_state(future: Future[R]) -> State[R] | Coroutine[Any, Any, State[R
     return state
 
 
-_GENERATORS = frozenset({type(item for item in ())})
+_GENERATORS = frozenset({GeneratorType})
 
 
 def _text(option: str, value: object) -> str | None:
@@ -345,4 +350,3 @@ def _own_limit(value: int | ConcurrencyLimit | None) -> ConcurrencyLimit | None:
     if not isinstance(limit, ConcurrencyLimit) or not isinstance(limit.limit, int) or limit.limit < 1:
         raise InvalidOption("concurrency_limit", value, "a whole number, 1 or more, or a ConcurrencyLimit(...)")
     return limit
-

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Generic, Literal, ParamSpec, TypeVar, cast, ov
 
 import attrs
 
-from .definition import Definition, NameMaker, Options, submitted_state
+from .definition import Definition, NameMaker, Options, submitted_state, take_flags
 from .errors import InvalidOption, ParameterInvalid, RunCancelled
 from .futures import Future
 from .hooks import Hook
@@ -16,10 +16,9 @@ from .parameters import as_json, validate
 from .pipeline import failure
 from .ports import Runner
 from .retry import Condition, Delays
-from .run import Outcome, Run, Tally
+from .run import Kind, Outcome, Run, Tally
 from .states import State
 from .verdict import FinalState, verdict
-from .waking import in_event_loop
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -42,7 +41,7 @@ class FlowOptions(Options):
 class Flow(Definition[P, R], Generic[P, R]):
     """A function whose calls are flow runs. Made by `@flow`; `.fn` is the plain function."""
 
-    kind: ClassVar[Literal["flow"]] = "flow"
+    kind: ClassVar[Kind] = "flow"
     options_type: ClassVar[type[Options]] = FlowOptions
     renamed_options: ClassVar[Mapping[str, str]] = {"flow_run_name": "run_name"}
     options: FlowOptions
@@ -99,6 +98,8 @@ class Flow(Definition[P, R], Generic[P, R]):
                     host.cancel_members("its flow failed")
         except BaseExceptionGroup as group:
             raise _interrupt_in(group) from None
+        finally:
+            run.host = None
         if error is not None:
             return self._failure(run, error)
         return verdict(run, value, self.options.final_state)
@@ -116,21 +117,20 @@ class Flow(Definition[P, R], Generic[P, R]):
     @overload
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
     @overload
-    def __call__(
+    def __call__(  # pyright: ignore[reportOverlappingOverload]
         self: Flow[Any, Coroutine[Any, Any, T]], *args: Any, return_state: Literal[True], **kwargs: Any
     ) -> Coroutine[Any, Any, State[T]]: ...
     @overload
     def __call__(self: Flow[Any, T], *args: Any, return_state: Literal[True], **kwargs: Any) -> State[T]: ...
     @overload
     def __call__(self, *args: Any, wait_for: Iterable[Any], **kwargs: Any) -> R: ...
-    def __call__(
-        self, *args: Any, return_state: bool = False, wait_for: Iterable[Any] | None = None, **kwargs: Any
-    ) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the flow and return its result, as the plain function would (an awaitable one, of an async function).
 
         Raises what the body raised, or the first failure among its children where the verdict is theirs. With
         `return_state=True` the final state instead, and no failure is raised.
         """
+        return_state, wait_for = take_flags(kwargs) if kwargs else (False, None)
         run = self.make_run(args, kwargs, wait_for)
         if self.is_async and not self.in_sync_body():
             return self.awaited(run, return_state)

@@ -21,6 +21,8 @@ from .waking import Waker, in_event_loop, post, standing_aside
 if TYPE_CHECKING:
     from anyio import TaskHandle
 
+    from .host import Host
+
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
@@ -35,12 +37,13 @@ def any_made() -> bool:
 class Future(Generic[R_co]):
     """The handle of a submitted run. `await future` is the result, or raises the task's own exception."""
 
-    __slots__ = ("__weakref__", "_callbacks", "_cancelled", "_handle", "_outcome", "_received", "run")
+    __slots__ = ("__weakref__", "_callbacks", "_cancelled", "_handle", "_home", "_outcome", "_received", "run")
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, home: Host) -> None:
         global _made
         _made = True
         self.run = run
+        self._home = home
         self._outcome: Outcome | None = None
         self._callbacks: list[Callable[[], object]] | None = None
         self._handle: TaskHandle[Any, Any] | None = None
@@ -76,7 +79,8 @@ class Future(Generic[R_co]):
     def __await__(self) -> Generator[Any, Any, R_co]:
         if self._outcome is None:
             yield from self._settled().__await__()
-        return self._value()
+        value: R_co = self._value()
+        return value
 
     async def wait_async(self, timeout: float | None = None) -> State[R_co] | None:
         """Wait until the run has ended; `None` if that takes more than `timeout` seconds."""
@@ -91,7 +95,8 @@ class Future(Generic[R_co]):
         """
         with anyio.move_on_after(timeout):
             await self._settled()
-        return self._value(raise_on_failure, timeout)
+        value: R_co = self._value(raise_on_failure, timeout)
+        return value
 
     # --- from threads ------------------------------------------------------------------------------------------
 
@@ -106,7 +111,8 @@ class Future(Generic[R_co]):
     def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> R_co:
         """The result, waiting for it. Raises as `result_async` does, and `WouldBlock` as `wait` does."""
         self._block(timeout, "result", "await future")
-        return self._value(raise_on_failure, timeout)
+        value: R_co = self._value(raise_on_failure, timeout)
+        return value
 
     # --- ending it ---------------------------------------------------------------------------------------------
 
@@ -147,6 +153,13 @@ class Future(Generic[R_co]):
             raise RunUnfinished(self.run.name, self.state.name)
         return self._outcome
 
+    def taken(self) -> Outcome:
+        """How the run ended, for somebody who acts on it: a failure counts as received."""
+        outcome = self.outcome()
+        if outcome.type is not COMPLETED:
+            self.received()
+        return outcome
+
     def received(self) -> None:
         """Somebody was given this failure, so it is no longer one that nobody looked at."""
         if self._received:
@@ -183,7 +196,7 @@ class Future(Generic[R_co]):
                 _refuse_circles(waiter, self.run)
                 waiter.awaiting += (self.run,)
             waker = Waker()
-            self.on_done(waker.wake)
+            self.watch(waker.wake)
             try:
                 await waker.wait()
             finally:
@@ -215,23 +228,18 @@ class Future(Generic[R_co]):
             self._at_home(self.on_done, callback)
 
     def _at_home(self, fn: Callable[..., object], *args: Any) -> None:
-        host = self.run.host
-        if host is None or host.is_here():
+        if self._home.is_here():
             fn(*args)
         else:
-            post(host.token, fn, *args)
+            post(self._home.token, fn, *args)
 
     def _final_state(self) -> State[R_co]:
-        self.received()
-        return self.outcome().state(self.run)
+        return self.taken().state(self.run)
 
     def _value(self, raise_on_failure: bool = True, timeout: float | None = None) -> Any:
         if self._outcome is None:
             raise TimeoutError(f"{self.run.kind.capitalize()} run {self.run.name!r} did not end within {timeout:g} s.")
-        if self._outcome.type is COMPLETED:
-            return self._outcome.data
-        self.received()
-        return deliver(self._outcome, self.run, raise_on_failure)
+        return deliver(self.taken(), self.run, raise_on_failure)
 
 
 def deliver(outcome: Outcome, run: Run, raise_on_failure: bool = True) -> Any:
@@ -423,4 +431,3 @@ class Completing(Generic[R]):
     def _unwatch(self, callbacks: Sequence[Callable[[], object]]) -> None:
         for future, callback in zip(self.futures, callbacks, strict=True):
             future.forget(callback)
-

@@ -32,10 +32,10 @@ def check_hooks(option: str, value: Iterable[Hook] | Hook | None) -> tuple[Hook,
     """A tuple of hooks from one function or several. Raises `InvalidOption`."""
     if value is None:
         return ()
-    hooks = tuple(value) if isinstance(value, list | tuple) else (value,)
+    hooks: tuple[Any, ...] = tuple(value) if isinstance(value, list | tuple) else (value,)
     if not all(callable(hook) for hook in hooks):
         raise InvalidOption(option, value, "a function of (task or flow, run, state), or a list of such functions")
-    return hooks  # type: ignore[return-value]
+    return hooks
 
 
 async def call_hooks(run: Run, kind: StateType, data: object = None) -> None:
@@ -54,4 +54,6 @@ async def call_hooks(run: Run, kind: StateType, data: object = None) -> None:
             except Exception:
                 logger.exception("Hook %r of %s run %r raised.", hook, run.kind, run.name)
     if scope.cancelled_caught:
-        logger.error("The hooks of %s run %r took more than %g s and were stopped.", run.kind, run.name, run.core.finish_seconds)
+        logger.error(
+            "The hooks of %s run %r took more than %g s and were stopped.", run.kind, run.name, run.core.finish_seconds
+        )

@@ -7,7 +7,7 @@ loop and a host of its own, for calls that come from plain threads. A member nev
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
@@ -23,7 +23,7 @@ from .run import Outcome, Run
 from .states import CRASHED
 from .waking import post
 
-Life = Callable[[Run, Future[Any]], Awaitable[Any]]
+Life = Callable[[Run, Future[Any]], Coroutine[Any, Any, None]]
 
 
 class Host:
@@ -94,7 +94,9 @@ class Portal:
         with self._lock:
             if self._host is None:
                 self._portal = self._stack.enter_context(start_blocking_portal(self._backend, name="undertow-portal"))
-                self._host = self._stack.enter_context(self._portal.wrap_async_context_manager(open_host(keep_members=True)))
+                self._host = self._stack.enter_context(
+                    self._portal.wrap_async_context_manager(open_host(keep_members=True))
+                )
             return self._host
 
     def close(self) -> None:
@@ -104,4 +106,3 @@ class Portal:
                 self._portal.call(self._host.cancel_members, "the engine was closed")
             self._host = None
             self._stack.close()
-

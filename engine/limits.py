@@ -47,13 +47,13 @@ def _period(text: str | float) -> float:
 class Limit:
     """At most `slots` at a time; with `rate`, slots also drain away at `rate` a second."""
 
-    slots: float = attrs.field()
+    slots: float
     rate: float = 0.0
 
-    @slots.validator
-    def _check_slots(self, _: object, value: float) -> None:
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or math.isnan(value):
-            raise InvalidOption("slots", value, "a number, 0 or more")
+    def __attrs_post_init__(self) -> None:
+        for option, value in (("slots", self.slots), ("rate", self.rate)):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+                raise InvalidOption(option, value, "a number, 0 or more")
 
 
 def RateLimit(times: float, per: str | float = "1s", burst: float | None = None) -> Limit:
@@ -165,7 +165,9 @@ class Lease:
 class Limits:
     """All limits of one engine."""
 
-    def __init__(self, limits: Mapping[str, LimitLike] | None = None, *, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, limits: Mapping[str, LimitLike] | None = None, *, now: Callable[[], float] = time.monotonic
+    ) -> None:
         self.lock = threading.Lock()
         self.buckets: dict[str, Bucket] = {}
         self._now = now
@@ -176,12 +178,16 @@ class Limits:
     def declare(self, name: str, limit: LimitLike) -> None:
         """Add a limit. Raises `InvalidOption` for a bad one."""
         if not isinstance(name, str) or not name:
-            raise InvalidOption("limits", name, "a mapping from names to numbers of slots, Limit(...) or RateLimit(...)")
+            raise InvalidOption(
+                "limits", name, "a mapping from names to numbers of slots, Limit(...) or RateLimit(...)"
+            )
         if not isinstance(limit, Limit):
             try:
                 limit = Limit(limit)
             except InvalidOption:
-                raise InvalidOption(f"limits[{name!r}]", limit, "a number, 0 or more, Limit(...) or RateLimit(...)") from None
+                raise InvalidOption(
+                    f"limits[{name!r}]", limit, "a number, 0 or more, Limit(...) or RateLimit(...)"
+                ) from None
         self.buckets[name] = Bucket(name, limit)
 
     def known(self, names: Iterable[str]) -> tuple[str, ...]:
@@ -203,8 +209,7 @@ class Limits:
         now = self._now()
         with self.lock:
             return all(
-                bucket.head() is None and bucket.delay(1, now) == 0
-                for bucket in map(self.buckets.__getitem__, names)
+                bucket.head() is None and bucket.delay(1, now) == 0 for bucket in map(self.buckets.__getitem__, names)
             )
 
     def try_acquire(self, names: Iterable[str], slots: float = 1) -> Lease | None:

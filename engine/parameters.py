@@ -49,8 +49,7 @@ def validate(flow: str, fn: Callable[..., Any], parameters: Mapping[str, Any]) -
     """
     hints = _hints(fn)
     return {
-        name: _checked(flow, name, value, hints[name]) if name in hints else value
-        for name, value in parameters.items()
+        name: _checked(flow, name, value, hints[name]) if name in hints else value for name, value in parameters.items()
     }
 
 

@@ -23,10 +23,10 @@ from .errors import (
     Fail,
     JournalError,
     RunCancelled,
+    RunSkipped,
     RunTimedOut,
     Skip,
     UpstreamFailed,
-    RunSkipped,
     WouldBlock,
 )
 from .futures import Future
@@ -37,7 +37,6 @@ from .states import (
     COMPLETED,
     CRASHED,
     FAILED,
-    PENDING,
     RUNNING,
     SCHEDULED,
     SKIPPED,
@@ -377,4 +376,3 @@ async def _commit(run: Run) -> None:
                 await journal.commit()
     except JournalError as error:
         logger.error("The records of %s run %r are not on disk. %s", run.kind, run.name, error)
-

@@ -74,9 +74,7 @@ class Journal(Protocol):
 class Runner(Protocol):
     """Where the body of a `def` function runs. (An `async def` body always runs in its caller's event loop.)"""
 
-    async def run(
-        self, run: Run, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], /
-    ) -> Any:
+    async def run(self, run: Run, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], /) -> Any:
         """Call `fn` and return what it returns, or raise what it raises."""
         ...
 

@@ -72,7 +72,7 @@ class RetryPolicy:
             return False
         if isinstance(error, self.give_up_on):
             return False
-        return not self.retry_on or isinstance(error, self.retry_on + (RetryAfter,))
+        return not self.retry_on or isinstance(error, (*self.retry_on, RetryAfter))
 
     def delay(self, attempts: int, error: object, random: Randomness) -> float:
         """Seconds to wait after attempt number `attempts` failed; the last delay of a list repeats."""
@@ -117,15 +117,17 @@ def _delays(retries: int, value: Delays | None) -> tuple[float, ...]:
     if value is None:
         return ()
     listed = value(retries) if callable(value) else value
-    items = tuple(listed) if isinstance(listed, list | tuple) else (listed,)
+    items: tuple[Any, ...] = tuple(listed) if isinstance(listed, list | tuple) else (listed,)
     if len(items) > MAX_DELAYS or not all(_is_number(item) and item >= 0 for item in items):
         raise InvalidOption("retry_delay_seconds", listed, allowed)
     if callable(value) and not isinstance(listed, list | tuple):
         raise InvalidOption("retry_delay_seconds", listed, "a function that returns a list of seconds")
-    return tuple(float(item) for item in items)  # type: ignore[arg-type]
+    return tuple(float(item) for item in items)
 
 
-def _seconds(option: str, value: float | None, default: float, allowed: str = "a number of seconds, 0 or more") -> float:
+def _seconds(
+    option: str, value: float | None, default: float, allowed: str = "a number of seconds, 0 or more"
+) -> float:
     if value is None:
         return default
     if not _is_number(value) or value < 0:
@@ -136,7 +138,7 @@ def _seconds(option: str, value: float | None, default: float, allowed: str = "a
 def _exceptions(option: str, value: object) -> tuple[type[BaseException], ...]:
     if value is None:
         return ()
-    items = tuple(value) if isinstance(value, list | tuple | set | frozenset) else (value,)
+    items: tuple[Any, ...] = tuple(value) if isinstance(value, list | tuple | set | frozenset) else (value,)
     if not all(isinstance(item, type) and issubclass(item, BaseException) for item in items):
         raise InvalidOption(option, value, "an exception class or several of them")
     return items

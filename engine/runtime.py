@@ -9,8 +9,10 @@ import logging
 from collections.abc import MutableMapping
 from typing import Any
 
+import attrs
+
 from .context import CURRENT
-from .run import Kind, Run
+from .run import Kind, Run, RunView
 
 
 class _Current:
@@ -33,7 +35,8 @@ class _Current:
             return None
         view = run.view()
         if not hasattr(view, name):
-            raise AttributeError(f"A {self._kind} run has no {name!r}; it has: {', '.join(view.__slots__[:-1])}.")
+            known = ", ".join(field.name for field in attrs.fields(RunView))
+            raise AttributeError(f"A {self._kind} run has no {name!r}; it has: {known}.")
         return getattr(view, name)
 
     def __bool__(self) -> bool:

@@ -1,4 +1,4 @@
-"""`concurrency(...)` and `rate_limit(...)`: taking slots of the engine's limits by hand, from async code and threads."""
+"""`concurrency(...)` and `rate_limit(...)`: taking slots of limits by hand, from async code and from threads."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class concurrency:
 
 
 class rate_limit:
-    """Wait until a rate limit lets one more through: `await rate_limit("api")`, or `rate_limit("api").wait()` in a thread.
+    """Wait until a rate limit lets one more through: `await rate_limit("api")`; in a thread `rate_limit("api").wait()`.
 
     Also `async with` and `with`. Nothing is given back: the slots drain away at the limit's rate. Raises
     `LimitUnknown`, `SlotTimeout`, and `InvalidOption` for a limit that has no rate.

@@ -232,7 +232,8 @@ class State(Generic[R_co]):
         Raises `RunUnfinished` for a run that has not ended.
         """
         if self.type is COMPLETED:
-            return self.data.result(raise_on_failure) if isinstance(self.data, State) else self.data
+            value: R_co = self.data.result(raise_on_failure) if isinstance(self.data, State) else self.data
+            return value
         error = self.error()
         if raise_on_failure or isinstance(error, RunUnfinished):
             raise error

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Concatenate, Generic, Literal, ParamSpec, Type
 import attrs
 
 from .arguments import expand
-from .definition import Definition, NameMaker, Options, submitted_state
+from .definition import Definition, NameMaker, Options, submitted_state, take_flags
 from .errors import InvalidOption
 from .futures import Future, FutureList
 from .generators import async_items, sync_items
@@ -16,7 +16,7 @@ from .hooks import Hook
 from .pipeline import failure, returned
 from .ports import Runner
 from .retry import Condition, Delays
-from .run import Outcome, Run
+from .run import Kind, Outcome, Run
 from .states import State
 from .stream import Stream
 from .triggers import Rule, RuleName, check_rule
@@ -42,7 +42,7 @@ class TaskOptions(Options):
 class Task(Definition[P, R], Generic[P, R]):
     """A function whose calls are task runs. Made by `@task`; `.fn` is the plain function."""
 
-    kind: ClassVar[Literal["task"]] = "task"
+    kind: ClassVar[Kind] = "task"
     options_type: ClassVar[type[Options]] = TaskOptions
     renamed_options: ClassVar[Mapping[str, str]] = {"task_run_name": "run_name"}
     options: TaskOptions
@@ -79,20 +79,19 @@ class Task(Definition[P, R], Generic[P, R]):
     @overload
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
     @overload
-    def __call__(
+    def __call__(  # pyright: ignore[reportOverlappingOverload]
         self: Task[Any, Coroutine[Any, Any, T]], *args: Any, return_state: Literal[True], **kwargs: Any
     ) -> Coroutine[Any, Any, State[T]]: ...
     @overload
     def __call__(self: Task[Any, T], *args: Any, return_state: Literal[True], **kwargs: Any) -> State[T]: ...
     @overload
     def __call__(self, *args: Any, wait_for: Iterable[Any], **kwargs: Any) -> R: ...
-    def __call__(
-        self, *args: Any, return_state: bool = False, wait_for: Iterable[Any] | None = None, **kwargs: Any
-    ) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the task and return its result, as the plain function would (an awaitable one, of an async function).
 
         With `return_state=True` the final state instead, and the task's own failure is not raised.
         """
+        return_state, wait_for = take_flags(kwargs) if kwargs else (False, None)
         run = self.make_run(args, kwargs, wait_for)
         if self.is_async:
             if self.is_async_generator and not return_state:
@@ -148,9 +147,7 @@ class Task(Definition[P, R], Generic[P, R]):
     ) -> FutureList[T]: ...
     @overload
     def map(self: Task[Any, T], *args: Any, wait_for: Iterable[Any] | None = ..., **kwargs: Any) -> FutureList[T]: ...
-    def map(
-        self, *args: Any, return_state: bool = False, wait_for: Iterable[Any] | None = None, **kwargs: Any
-    ) -> Any:
+    def map(self, *args: Any, return_state: bool = False, wait_for: Iterable[Any] | None = None, **kwargs: Any) -> Any:
         """Submit one run per item of the iterable arguments; strings, bytes and `unmapped(v)` go to every run.
 
         Raises `MappingMissingIterable`, `MappingLengthMismatch`, `SignatureMismatch` and `NoHost`, at once and

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -52,8 +53,6 @@ def clear_frames(error: BaseException) -> None:
     while step is not None:
         frame = step.tb_frame
         if not frame.f_code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR):
-            try:
+            with suppress(RuntimeError):  # it is still executing
                 frame.clear()
-            except RuntimeError:
-                pass  # it is still executing
         step = step.tb_next

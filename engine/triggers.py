@@ -12,9 +12,7 @@ from typing import Any, Literal, TypeAlias
 from .errors import InvalidOption, UpstreamFailed
 from .states import COMPLETED, SKIPPED, State
 
-RuleName: TypeAlias = Literal[
-    "all_succeeded", "all_failed", "all_done", "any_failed", "any_succeeded", "none_failed"
-]
+RuleName: TypeAlias = Literal["all_succeeded", "all_failed", "all_done", "any_failed", "any_succeeded", "none_failed"]
 Rule: TypeAlias = Callable[[Sequence[State[Any]]], bool]
 
 
@@ -39,21 +37,19 @@ RULES: Mapping[str, Rule] = {
 }
 
 
-def check_rule(value: RuleName | Rule | None) -> RuleName | Rule | None:
+def check_rule(value: str | Rule | None) -> str | Rule | None:
     """A valid `when=`, or `None` for the default. Raises `InvalidOption`."""
     if value is None or value == "all_succeeded":
         return None
-    if isinstance(value, str) and value not in RULES:
-        raise InvalidOption("when", value, f"a function over states, or one of {', '.join(map(repr, RULES))}")
-    if not isinstance(value, str) and not callable(value):
+    if value not in RULES if isinstance(value, str) else not callable(value):
         raise InvalidOption("when", value, f"a function over states, or one of {', '.join(map(repr, RULES))}")
     return value
 
 
-def met(rule: RuleName | Rule, states: Sequence[State[Any]]) -> bool:
+def met(rule: str | Rule, states: Sequence[State[Any]]) -> bool:
     """Whether the rule lets the task start."""
     return bool(RULES[rule](states) if isinstance(rule, str) else rule(states))
 
 
-def name_of(rule: RuleName | Rule) -> str:
+def name_of(rule: str | Rule) -> str:
     return rule if isinstance(rule, str) else getattr(rule, "__name__", repr(rule))

@@ -68,7 +68,7 @@ _worker = threading.local()
 
 @contextmanager
 def worker_slot(give: Callable[[], object], take: Callable[[], object]) -> Iterator[None]:
-    """Mark the calling thread as one that fills a place in a pool, and say how to give the place up and take it back."""
+    """Mark the calling thread as filling a place in a pool, and say how to give the place up and take it back."""
     _worker.slot = (give, take)
     try:
         yield

@@ -36,9 +36,7 @@ class ThreadRunner:
         self.max_workers = max_workers
         self.places = Limits({"threads": max_workers})
 
-    async def run(
-        self, run: Run, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], /
-    ) -> Any:
+    async def run(self, run: Run, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], /) -> Any:
         place = await self.places.acquire(("threads",), priority=run.definition.priority)
         body = _Body(partial(fn, *args, **kwargs), place)
         try:

@@ -167,12 +167,16 @@ class SQLiteJournal:
     def _post(self, fn: Callable[[], object]) -> None:
         loop = self._loop if self._portal is not None else None
         if loop is None:
-            raise JournalClosed(self.path, "it is closed, or belongs to the parent of this process", "Open an engine here.")
+            raise JournalClosed(
+                self.path, "it is closed, or belongs to the parent of this process", "Open an engine here."
+            )
         loop.call_soon_threadsafe(fn)
 
     def _call(self, fn: Callable[..., Awaitable[T]], *args: Any) -> T:
         if self._portal is None:
-            raise JournalClosed(self.path, "it is closed, or belongs to the parent of this process", "Open an engine here.")
+            raise JournalClosed(
+                self.path, "it is closed, or belongs to the parent of this process", "Open an engine here."
+            )
         return self._portal.call(fn, *args)
 
     # --- in the service thread ---------------------------------------------------------------------------------

@@ -34,7 +34,9 @@ class Reader:
             self._connection = sqlite3.connect(uri, uri=True, isolation_level=None)
             self._connection.row_factory = sqlite3.Row
             self._connection.execute("PRAGMA busy_timeout = 5000")
-            version = [self._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
+            version = [
+                self._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
+            ]
             check(self.path, version[0], version[1], 1)
         except sqlite3.Error as error:
             raise translate(self.path, error) from error
@@ -78,7 +80,8 @@ class Reader:
         # Ids are ordered in time, so nothing inside the run has a smaller one: no index on the parent is needed.
         return self.rows(
             "WITH RECURSIVE later AS MATERIALIZED (SELECT * FROM run WHERE id >= :id),"
-            " inside(id) AS (SELECT :id UNION SELECT later.id FROM later JOIN inside ON later.parent_run_id = inside.id)"
+            " inside(id) AS (SELECT :id UNION"
+            " SELECT later.id FROM later JOIN inside ON later.parent_run_id = inside.id)"
             " SELECT later.* FROM later JOIN inside USING (id) ORDER BY later.id",
             {"id": run_id},
         )

@@ -24,8 +24,7 @@ def statement(rows: int) -> str:
     row = f"({', '.join('?' * len(COLUMNS))})"
     news = ", ".join(f"{column} = excluded.{column}" for column in STORY)
     return (
-        f"INSERT INTO run ({', '.join(COLUMNS)}) VALUES {', '.join([row] * rows)} "
-        f"ON CONFLICT (id) DO UPDATE SET {news}"
+        f"INSERT INTO run ({', '.join(COLUMNS)}) VALUES {', '.join([row] * rows)} ON CONFLICT (id) DO UPDATE SET {news}"
     )
 
 

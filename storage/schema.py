@@ -2,8 +2,8 @@
 
 The views are the stable interface (`flow_runs`, `task_runs`, `states`, `edges`, `logs`); the tables may change with
 `VERSION`. One row holds one run with its whole history, because a short run makes all its transitions within one
-group commit: so a group carries one row a run, and the views expand it again. Each value of a row costs the writer time that
-it takes from the event loop, so what most runs don't have is NULL, and what can be derived is derived by the views.
+group commit: so a group carries one row a run, and the views expand it again. Each value of a row costs the writer time
+that it takes from the event loop, so what most runs don't have is NULL, and what can be derived the views derive.
 """
 
 from __future__ import annotations
@@ -19,10 +19,7 @@ DURABILITIES = ("process", "power", "none")
 
 def _iso(column: str) -> str:
     """SQL for an ISO-8601 UTC text, with microseconds, of an integer column of microseconds."""
-    return (
-        f"strftime('%Y-%m-%dT%H:%M:%S', {column} / 1000000, 'unixepoch') "
-        f"|| printf('.%06dZ', {column} % 1000000)"
-    )
+    return f"strftime('%Y-%m-%dT%H:%M:%S', {column} / 1000000, 'unixepoch') || printf('.%06dZ', {column} % 1000000)"
 
 
 TABLES = """
