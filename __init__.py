@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from .engine.arguments import allow_failure as allow_failure
     from .engine.arguments import quote as quote
     from .engine.arguments import unmapped as unmapped
+    from .engine.caching import FLOW_PARAMETERS as FLOW_PARAMETERS
+    from .engine.caching import INPUTS as INPUTS
+    from .engine.caching import NO_CACHE as NO_CACHE
+    from .engine.caching import RUN_ID as RUN_ID
+    from .engine.caching import TASK_SOURCE as TASK_SOURCE
+    from .engine.caching import CachePolicy as CachePolicy
+    from .engine.codec import register_type as register_type
     from .engine.context import tags as tags
     from .engine.definition import ConcurrencyLimit as ConcurrencyLimit
     from .engine.errors import ArgumentsTooDeep as ArgumentsTooDeep
@@ -36,6 +43,8 @@ if TYPE_CHECKING:
     from .engine.errors import NoHost as NoHost
     from .engine.errors import NotCallable as NotCallable
     from .engine.errors import ParameterInvalid as ParameterInvalid
+    from .engine.errors import ResultNotSerializable as ResultNotSerializable
+    from .engine.errors import ResultUnreadable as ResultUnreadable
     from .engine.errors import RetryAfter as RetryAfter
     from .engine.errors import RunCancelled as RunCancelled
     from .engine.errors import RunCrashed as RunCrashed
@@ -48,6 +57,7 @@ if TYPE_CHECKING:
     from .engine.errors import SignatureMismatch as SignatureMismatch
     from .engine.errors import Skip as Skip
     from .engine.errors import SlotTimeout as SlotTimeout
+    from .engine.errors import UncacheableArgument as UncacheableArgument
     from .engine.errors import UndertowError as UndertowError
     from .engine.errors import UnknownOption as UnknownOption
     from .engine.errors import UpstreamFailed as UpstreamFailed
@@ -85,14 +95,17 @@ if TYPE_CHECKING:
 _HOMES = {
     "engine": "runtime",
     "engine.arguments": "allow_failure quote unmapped",
+    "engine.caching": "FLOW_PARAMETERS INPUTS NO_CACHE RUN_ID TASK_SOURCE CachePolicy",
+    "engine.codec": "register_type",
     "engine.context": "tags",
     "engine.definition": "ConcurrencyLimit",
     "engine.errors": (
         "ArgumentsTooDeep EngineClosed Fail IllegalTransition InvalidOption JournalClosed JournalCorrupt JournalError "
         "JournalFull JournalLocked JournalMissing JournalReadOnly JournalTooNew LimitImpossible LimitUnknown "
-        "MappingLengthMismatch MappingMissingIterable NoHost NotCallable ParameterInvalid RetryAfter RunCancelled "
+        "MappingLengthMismatch MappingMissingIterable NoHost NotCallable ParameterInvalid "
+        "ResultNotSerializable ResultUnreadable RetryAfter RunCancelled "
         "RunCrashed RunError RunFailed RunSkipped RunTimedOut RunUnfinished SelfDependency SignatureMismatch Skip "
-        "SlotTimeout UndertowError UnknownOption UpstreamFailed WouldBlock"
+        "SlotTimeout UncacheableArgument UndertowError UnknownOption UpstreamFailed WouldBlock"
     ),
     "engine.flow": "Flow flow",
     "engine.futures": "Future FutureList as_completed wait wait_async",

@@ -132,13 +132,22 @@ class Engine:
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[None]:
         self.open()
+        error: BaseException | None = None
         try:
             async with open_host(keep_members=True) as host:
                 self.core.host = host
                 with self.active():
-                    yield
+                    try:
+                        yield
+                    except anyio.get_cancelled_exc_class():
+                        raise
+                    except BaseException as raised:
+                        error = raised  # raised again outside the host, which would wrap it in a group
                 await self._drain()
+            if error is not None:
+                raise error
         finally:
+            del error
             self.core.host = None
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(self.close)

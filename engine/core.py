@@ -24,6 +24,7 @@ from .states import PENDING
 if TYPE_CHECKING:
     from .definition import Definition
     from .host import Host, Portal
+    from .memo import Flight
 
 logger = logging.getLogger("undertow")
 logger.addHandler(logging.NullHandler())
@@ -54,6 +55,8 @@ class Core:
     random: Randomness = attrs.field(factory=random_module.Random)
     new_id: Callable[[], str] = new_id
     observers: list[Observer] = attrs.field(factory=list)
+    flights: dict[str, Flight] = attrs.field(factory=dict)
+    """Cached results that are being computed now, by key."""
     host: Host | None = None
     """Where background runs live, while the engine is open in an event loop."""
     is_open: bool = True

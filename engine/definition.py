@@ -17,6 +17,7 @@ import attrs
 
 from .arguments import Signature, find_futures, may_hold_futures
 from .bridge import call_from_thread
+from .caching import Caching
 from .context import CURRENT, current_core
 from .core import Core
 from .errors import InvalidOption, LimitUnknown, NoHost, NotCallable, UnknownOption, WouldBlock
@@ -89,6 +90,7 @@ class Definition(Generic[P, R]):
     priority: float = 0
     cancels_siblings: bool = False
     validates: bool = False
+    caching: Caching | None = None
 
     def __init__(self, fn: Callable[P, R], options: Options) -> None:
         self.descriptor: type | None = None

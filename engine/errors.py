@@ -155,6 +155,36 @@ class IllegalTransition(UndertowError, RuntimeError):
         super().__init__(f"Run {run!r} can't go from {current} to {asked}: no such arrow in the transition table.")
 
 
+class ResultNotSerializable(UndertowError, TypeError):
+    """A value can't be written down; the message names the path to the part that can't."""
+
+    def __init__(self, path: str, part: object) -> None:
+        super().__init__(
+            f"{path} is of type {type(part).__module__}.{type(part).__qualname__}, which can't be written to the "
+            "journal. Return plain values, dataclasses or attrs classes, or teach it the type: register_type(...)."
+        )
+        self.path = path
+
+
+class UncacheableArgument(UndertowError, TypeError):
+    """A cached task was given an argument that can't be part of a key."""
+
+    def __init__(self, task: str, argument: str, path: str, value: object) -> None:
+        where = "" if path == "value" else f" (at {path.replace('value', argument, 1)})"
+        super().__init__(
+            f"Argument {argument!r} of task {task!r} can't be part of a cache key: it is of type "
+            f"{type(value).__module__}.{type(value).__qualname__}{where}. Leave it out with "
+            f"cache_policy=INPUTS - {argument!r}, or give a cache_key_fn."
+        )
+
+
+class ResultUnreadable(UndertowError, ValueError):
+    """A recorded value can't be read back."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"A recorded value can't be read back: {reason}.")
+
+
 # --- what became of a run --------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """The life of a run, top to bottom, on one value.
 
-    bind arguments -> wait for upstreams -> trigger rule -> take slots -> attempt -> outcome -> transition -> release
+    bind arguments -> wait for upstreams -> trigger rule -> recall -> take slots -> attempt -> outcome -> remember
+    -> transition -> release
 
 Binding happens at the call (`definition.py`); the attempt's body is the definition's own (`task.py`, `flow.py`); all
 else is here, once, for tasks and flows, for every submission form, on every backend. An outcome is returned; only
@@ -31,6 +32,7 @@ from .errors import (
 )
 from .futures import Future
 from .hooks import call_hooks
+from .memo import recall, remember
 from .run import Outcome, Run
 from .states import (
     CANCELLED,
@@ -61,11 +63,15 @@ async def execute(run: Run, in_own_task: bool = False) -> Outcome:
         outcome = await admit(run) if run.waits_on else None
         if outcome is None and run.definition.validates:
             outcome = run.definition.refuse(run)
+        if outcome is None and run.definition.caching is not None:
+            outcome = await recall(run)
         while outcome is None:
             outcome = await attempt(run)
             if outcome.type is FAILED and (delay := await retry_delay(run, outcome)) is not None:
                 await rest(run, outcome, delay)
                 outcome = None
+        if run.flight is not None:
+            outcome = remember(run, outcome)
     except BaseException as error:
         outcome = interrupted(run, error)
         if isinstance(error, GeneratorExit):
@@ -323,6 +329,8 @@ async def finish(run: Run, outcome: Outcome) -> None:
 
 def close(run: Run, outcome: Outcome) -> None:
     """Enter the terminal state, count it, and release what the run held."""
+    if run.flight is not None:
+        run.flight.land()
     transition(run, outcome.type, outcome.name, outcome.message)
     run.args = run.kwargs = ()  # type: ignore[assignment]
     run.waits_on = ()

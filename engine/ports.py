@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+import attrs
+
 if TYPE_CHECKING:
     from .run import Run
 
@@ -53,6 +55,18 @@ class Journal(Protocol):
 
     def record(self, run: Run, /) -> None: ...
 
+    def keep(self, key: str, record: Record, /) -> None:
+        """Have a result written soon, before the state of the run that made it. Never waits."""
+        ...
+
+    async def load(self, key: str, /) -> Record | None:
+        """What was kept under a key, written or not."""
+        ...
+
+    def load_blocking(self, key: str, /) -> Record | None:
+        """`load`, holding the calling thread."""
+        ...
+
     async def commit(self) -> None: ...
 
     def commit_blocking(self) -> None:
@@ -69,6 +83,17 @@ class Journal(Protocol):
     def open(self) -> None: ...
 
     def close(self) -> None: ...
+
+
+@attrs.frozen
+class Record:
+    """A result as it is kept: bytes, how they were made, and until when they count (microseconds; `None`: for ever)."""
+
+    value: bytes
+    serializer: str
+    run_id: str
+    kept_at: int
+    expires_at: int | None = None
 
 
 class Runner(Protocol):

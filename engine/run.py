@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .definition import Definition
     from .host import Host
     from .limits import Lease
+    from .memo import Flight
     from .ports import Runner, Straggler
 
 Kind: TypeAlias = Literal["flow", "task"]
@@ -95,6 +96,9 @@ class Run:
     awaiting: tuple[Run, ...] = ()
     """Runs whose outcome it is waiting for now; a circle in these is an error."""
     parameters: str | None = None
+    cache_key: str | None = None
+    flight: Flight | None = None
+    """Set while it computes a cached result that others may be waiting for."""
     error: str | None = None
     """The formatted traceback of the exception that ended the last attempt."""
     last_error: BaseException | None = None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
+from datetime import timedelta
 from typing import Any, ClassVar, Concatenate, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
 import attrs
 
 from .arguments import expand
+from .caching import DEFAULT, SERIALIZERS, CachePolicy, KeyFunction, Serializer, read_caching
 from .definition import Definition, NameMaker, Options, submitted_state, take_flags
 from .errors import InvalidOption
 from .futures import Future, FutureList
@@ -37,6 +39,12 @@ class TaskOptions(Options):
     priority: float = 0
     runner: Runner | None = None
     when: RuleName | Rule | None = None
+    cache_policy: CachePolicy | None = None
+    cache_key_fn: KeyFunction | None = None
+    cache_expiration: timedelta | None = None
+    refresh_cache: bool = False
+    persist_result: bool | None = None
+    result_serializer: Serializer = "msgpack"
 
 
 class Task(Definition[P, R], Generic[P, R]):
@@ -59,6 +67,20 @@ class Task(Definition[P, R], Generic[P, R]):
         self.limit_names = (*self.limit_names, *options.limits)
         if options.runner is not None and not callable(getattr(options.runner, "run", None)):
             raise InvalidOption("runner", options.runner, "a runner, such as ThreadRunner()")
+
+        if options.result_serializer not in SERIALIZERS:
+            raise InvalidOption("result_serializer", options.result_serializer, " or ".join(map(repr, SERIALIZERS)))
+        policy = DEFAULT if options.persist_result and options.cache_policy is None else options.cache_policy
+        caching = read_caching(
+            self.name,
+            self.signature.signature.parameters,
+            policy,
+            options.cache_key_fn,
+            options.cache_expiration,
+            options.refresh_cache,
+            options.result_serializer,
+        )
+        self.caching = None if options.persist_result is False else caching
 
     def runner(self, run: Run) -> Runner:
         own = self.options.runner
@@ -237,6 +259,12 @@ def task(
     priority: float = ...,
     runner: Runner | None = ...,
     when: RuleName | Rule | None = ...,
+    cache_policy: CachePolicy | None = ...,
+    cache_key_fn: KeyFunction | None = ...,
+    cache_expiration: timedelta | None = ...,
+    refresh_cache: bool = ...,
+    persist_result: bool | None = ...,
+    result_serializer: Serializer = ...,
     log_prints: bool | None = ...,
     on_running: Iterable[Hook] | Hook | None = ...,
     on_completion: Iterable[Hook] | Hook | None = ...,
@@ -260,6 +288,12 @@ def task(fn: Any = None, /, **options: Any) -> Any:
 
     `when` is the trigger rule: `"all_succeeded"` (default), `"all_failed"`, `"all_done"`, `"any_failed"`,
     `"any_succeeded"`, `"none_failed"`, or a function over the upstreams' final states.
+
+    Caching: with a `cache_policy` (`INPUTS`, `TASK_SOURCE`, `RUN_ID`, `FLOW_PARAMETERS`, sums of them, and
+    `INPUTS - "argument"`) or a `cache_key_fn(run, parameters)`, the result is kept in the journal under a key, and a
+    run with the same key ends Cached without running the body: for `cache_expiration` (default: for ever), unless
+    `refresh_cache` is set. Of several runs at once, one computes and the others wait. `persist_result=True` alone
+    caches within one flow run. Results are msgpack; `result_serializer="pickle"` trusts the journal to hold code.
 
     `runner` says where a sync body runs when it is submitted (default: a pool of threads of the engine).
 

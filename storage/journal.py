@@ -21,15 +21,18 @@ import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, TypeVar
 
 import aiosqlite
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from ..engine.errors import InvalidOption, JournalClosed, JournalError
+from ..engine.ports import Record
 from ..engine.run import Run
 from ..engine.waking import Waker
 from .opening import MEMORY, check, prepare, translate
+from .results import INSERT, MAX_INLINE_BYTES, SELECT, read_file, write_file
 from .rows import MAX_ROWS, parameters, statement
 from .schema import DURABILITIES, SCHEMA, Durability
 
@@ -64,6 +67,9 @@ class SQLiteJournal:
         self.owner = f"{socket.gethostname()}:{os.getpid()}"
         self.crowded = False
         self._buffer: deque[Run] = deque()
+        self._unwritten: dict[str, Record] = {}
+        self._results = Path(f"{self.path}.results")
+        self._background: deque[asyncio.Task[None]] = deque(maxlen=16)
         self._committers: deque[Callable[[JournalError | None], None]] = deque()
         self._roused = False
         self._writing = False
@@ -85,6 +91,35 @@ class SQLiteJournal:
             self._roused = True
             self._post(self._rouse)
             self.crowded = len(self._buffer) > MAX_BACKLOG
+
+    def keep(self, key: str, record: Record) -> None:
+        """Have a result written soon, before the run that made it. Never waits."""
+        self._unwritten[key] = record
+
+    async def load(self, key: str) -> Record | None:
+        """What was kept under a key."""
+        if key in self._unwritten:
+            return self._unwritten[key]
+        waker = Waker()
+        answer: list[Record | Exception | None] = []
+
+        async def look() -> None:
+            try:
+                answer.append(await self._load(key))
+            except Exception as error:
+                answer.append(error)
+            finally:
+                waker.wake()
+
+        self._post(lambda: self._background.append(self._loop.create_task(look())))
+        await waker.wait()
+        if isinstance(answer[0], Exception):
+            raise answer[0]
+        return answer[0]
+
+    def load_blocking(self, key: str) -> Record | None:
+        """`load`, holding the calling thread."""
+        return self._unwritten[key] if key in self._unwritten else self._call(self._load, key)
 
     async def commit(self) -> None:
         """Return when all that was recorded so far is committed; raise `JournalError` if it can't be."""
@@ -253,6 +288,7 @@ class SQLiteJournal:
             runs = [self._buffer.popleft() for _ in range(min(MAX_ROWS, len(self._buffer)))]
             try:
                 await self._before_group()
+                await self._write_results()
                 await self._connection.execute(statement(len(runs)), parameters(runs, self.owner))
             except sqlite3.Error as raised:
                 error = translate(self.path, raised)
@@ -268,6 +304,26 @@ class SQLiteJournal:
             logger.error("%s", error)
         return error
 
+    async def _write_results(self) -> None:
+        """Write the kept results; they are on disk before the run that says so."""
+        for key, record in list(self._unwritten.items()):
+            value: bytes | None = record.value
+            file = None
+            if len(record.value) > MAX_INLINE_BYTES and self.path != MEMORY:
+                value, file = None, write_file(self._results, record.value)
+            row = (key, value, file, record.serializer, record.run_id, record.kept_at, record.expires_at)
+            await self._connection.execute(INSERT, row)
+            if self._unwritten.get(key) is record:
+                del self._unwritten[key]
+
+    async def _load(self, key: str) -> Record | None:
+        async with self._connection.execute(SELECT, (key,)) as cursor:
+            row = await cursor.fetchone()
+        if row is None:
+            return None
+        value, file, serializer, run_id, kept_at, expires_at = row
+        return Record(read_file(self._results, file) if file else value, serializer, run_id, kept_at, expires_at)
+
     async def _before_group(self) -> None:
         """Choose how this group is synced: one FULL commit also covers the NORMAL ones before it."""
         if self.durability == "none":
@@ -282,7 +338,7 @@ class SQLiteJournal:
 
     def _sync_later(self, since: float) -> None:
         if self._synced_at == since and not self._closing:
-            self._background = self._loop.create_task(self._sync())
+            self._background.append(self._loop.create_task(self._sync()))
 
     async def _sync(self) -> None:
         """Sync what earlier groups committed, when no later group has done it."""

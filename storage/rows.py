@@ -59,15 +59,19 @@ def parameters(runs: Iterable[Run], owner: str) -> list[Any]:
     return values
 
 
+_NOTHING = (None, None, None, None)
+
+
 def _details(run: Run, owner: str) -> str | None:
     """What only some runs have, as one JSON object."""
     parameters = run.parameters
-    if parameters is None and run.error is None and not run.upstream_ids and run.definition.version is None:
+    if (parameters, run.error, run.cache_key, run.definition.version) == _NOTHING and not run.upstream_ids:
         return None if run.map_index is None else f'{{"map_index":{run.map_index}}}'
     details = {
         "version": run.definition.version,
         "map_index": run.map_index,
         "parameters": parameters,
+        "cache_key": run.cache_key,
         "owner": None if parameters is None else owner,
         "upstreams": run.upstream_ids or None,
         "error": run.error,

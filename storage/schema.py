@@ -41,6 +41,16 @@ CREATE TABLE run (
 
 CREATE INDEX flow_run ON run (id) WHERE kind = 'flow';
 
+CREATE TABLE result (
+    key TEXT PRIMARY KEY,
+    value BLOB,
+    file TEXT,             -- the name of a file in the folder beside the journal, for what is big
+    serializer TEXT NOT NULL,
+    run_id TEXT NOT NULL,
+    kept_at INTEGER NOT NULL,
+    expires_at INTEGER
+) WITHOUT ROWID;
+
 CREATE TABLE log (
     seq INTEGER PRIMARY KEY,
     run_id TEXT NOT NULL,

@@ -13,6 +13,7 @@ import pytest
 import trio.testing
 
 from undertow import Engine, State
+from undertow.engine.ports import Record
 from undertow.engine.run import Run
 
 EPOCH_2026 = 1_767_225_600_000_000
@@ -64,12 +65,22 @@ class ListJournal:
 
     def __init__(self) -> None:
         self.runs: dict[str, Run] = {}
+        self.kept: dict[str, Record] = {}
         self.crowded = False
         self.commits = 0
         self.is_open = False
 
     def record(self, run: Run) -> None:
         self.runs[run.id] = run
+
+    def keep(self, key: str, record: Record) -> None:
+        self.kept[key] = record
+
+    async def load(self, key: str) -> Record | None:
+        return self.kept.get(key)
+
+    def load_blocking(self, key: str) -> Record | None:
+        return self.kept.get(key)
 
     async def commit(self) -> None:
         self.commits += 1
