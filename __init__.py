@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .engine.codec import register_type as register_type
     from .engine.context import tags as tags
     from .engine.definition import ConcurrencyLimit as ConcurrencyLimit
+    from .engine.durable import sleep as sleep
     from .engine.errors import ArgumentsTooDeep as ArgumentsTooDeep
     from .engine.errors import EngineClosed as EngineClosed
     from .engine.errors import Fail as Fail
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from .engine.errors import RunCrashed as RunCrashed
     from .engine.errors import RunError as RunError
     from .engine.errors import RunFailed as RunFailed
+    from .engine.errors import RunNotResumable as RunNotResumable
     from .engine.errors import RunSkipped as RunSkipped
     from .engine.errors import RunTimedOut as RunTimedOut
     from .engine.errors import RunUnfinished as RunUnfinished
@@ -99,12 +101,14 @@ _HOMES = {
     "engine.codec": "register_type",
     "engine.context": "tags",
     "engine.definition": "ConcurrencyLimit",
+    "engine.durable": "sleep",
     "engine.errors": (
         "ArgumentsTooDeep EngineClosed Fail IllegalTransition InvalidOption JournalClosed JournalCorrupt JournalError "
         "JournalFull JournalLocked JournalMissing JournalReadOnly JournalTooNew LimitImpossible LimitUnknown "
         "MappingLengthMismatch MappingMissingIterable NoHost NotCallable ParameterInvalid "
         "ResultNotSerializable ResultUnreadable RetryAfter RunCancelled "
-        "RunCrashed RunError RunFailed RunSkipped RunTimedOut RunUnfinished SelfDependency SignatureMismatch Skip "
+        "RunCrashed RunError RunFailed RunNotResumable RunSkipped RunTimedOut RunUnfinished SelfDependency "
+        "SignatureMismatch Skip "
         "SlotTimeout UncacheableArgument UndertowError UnknownOption UpstreamFailed WouldBlock"
     ),
     "engine.flow": "Flow flow",

@@ -19,13 +19,16 @@ import anyio
 
 from .engine import context
 from .engine.core import Core
-from .engine.errors import EngineClosed, InvalidOption
+from .engine.durable import find_definition
+from .engine.errors import EngineClosed, InvalidOption, RunNotResumable
 from .engine.flow import Flow
 from .engine.futures import Future
 from .engine.host import Portal, open_host
 from .engine.limits import LimitLike, Limits
+from .engine.memo import unserialize
 from .engine.pipeline import member
 from .engine.ports import Clock, Journal, Observer, Randomness
+from .engine.states import RUNNING, SCHEDULED
 from .engine.task import Task
 from .runners import InlineRunner, ThreadRunner
 from .storage import SQLiteJournal
@@ -178,6 +181,37 @@ class Engine:
         finally:
             # Not reset by token: a server may leave its lifespan in another context than it entered it in.
             context.ENGINE.set(before)
+
+    # --- running again ---------------------------------------------------------------------------------------------
+
+    async def resume(self, run_id: str) -> Any:
+        """Run a durable flow run again that failed, crashed or was cancelled, and return its result.
+
+        What completed inside it is handed back and does not run again. Raises `RunNotResumable`, and whatever the
+        flow raises.
+        """
+        return await self._claimed(run_id, await self._resumable(run_id))
+
+    async def _resumable(self, run_id: str) -> list[Any]:
+        record = await self.core.journal.load(f"start:{run_id}")
+        if record is None:
+            raise RunNotResumable(run_id, "there is no durable run of that id in this journal")
+        start: list[Any] = unserialize(record)
+        return start
+
+    async def _claimed(self, run_id: str, start: list[Any]) -> Any:
+        key, args, kwargs = start
+        definition = find_definition(run_id, key)
+        await self.core.journal.commit()
+        entry = (SCHEDULED, "Resuming", "", self.core.clock.now())
+        history = await self.core.journal.claim(run_id, entry)
+        if history is None:
+            raise RunNotResumable(run_id, "it completed, or is still running")
+        run = definition.make_run(args, kwargs, core=self.core, run_id=run_id, parentless=True)
+        run.history = history
+        run.attempts = sum(kind == RUNNING for kind, *_ in history)
+        run.replaying = True
+        return await definition.awaited(run)
 
     # --- background runs ---------------------------------------------------------------------------------------
 

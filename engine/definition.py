@@ -17,9 +17,10 @@ import attrs
 
 from .arguments import Signature, find_futures, may_hold_futures
 from .bridge import call_from_thread
-from .caching import Caching
+from .caching import Caching, Serializer
 from .context import CURRENT, current_core
 from .core import Core
+from .durable import remember_definition, take_step
 from .errors import InvalidOption, LimitUnknown, NoHost, NotCallable, UnknownOption, WouldBlock
 from .futures import Future, deliver
 from .hooks import HOOKS, Hook, check_hooks
@@ -91,6 +92,7 @@ class Definition(Generic[P, R]):
     cancels_siblings: bool = False
     validates: bool = False
     caching: Caching | None = None
+    serializer: Serializer = "msgpack"
 
     def __init__(self, fn: Callable[P, R], options: Options) -> None:
         self.descriptor: type | None = None
@@ -107,6 +109,7 @@ class Definition(Generic[P, R]):
         self.is_async_generator = inspect.isasyncgenfunction(fn)
         self.is_async = inspect.iscoroutinefunction(fn) or self.is_async_generator
         self._read(options)
+        remember_definition(self)
 
     def _read(self, options: Options) -> None:
         """Check the options and derive what the pipeline uses."""
@@ -238,6 +241,7 @@ class Definition(Generic[P, R]):
         if upstreams:
             run.waits_on = upstreams
             run.upstream_ids = [future.run.id for future, _ in upstreams]
+        take_step(run)
         if self.options.run_name is not None:
             run.given_name = self._run_name(args, kwargs)
         return run

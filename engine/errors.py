@@ -242,6 +242,13 @@ class RunFailed(RunError, RuntimeError):
         super().__init__(f"{name!r} failed: {reason}" if reason else f"{name!r} failed.")
 
 
+class RunNotResumable(RunError, RuntimeError):
+    """The run can't be resumed."""
+
+    def __init__(self, run_id: str, reason: str) -> None:
+        super().__init__(f"Run {run_id!r} can't be resumed: {reason}.")
+
+
 class RunUnfinished(RunError, RuntimeError):
     """The result of a run was asked for before there was one."""
 

@@ -7,7 +7,9 @@ from typing import Any, ClassVar, Generic, Literal, ParamSpec, TypeVar, cast, ov
 
 import attrs
 
+from .caching import SERIALIZERS, Serializer
 from .definition import Definition, NameMaker, Options, submitted_state, take_flags
+from .durable import begin_durable
 from .errors import InvalidOption, ParameterInvalid, RunCancelled
 from .futures import Future
 from .hooks import Hook
@@ -34,6 +36,8 @@ class FlowOptions(Options):
 
     task_runner: Runner | None = None
     validate_parameters: bool = True
+    durable: bool = False
+    result_serializer: Serializer = "msgpack"
     final_state: FinalState = "children"
     on_child_failure: Literal["continue", "cancel"] = "continue"
 
@@ -59,6 +63,9 @@ class Flow(Definition[P, R], Generic[P, R]):
             raise InvalidOption("task_runner", options.task_runner, "a runner, such as ThreadRunner()")
         self.cancels_siblings = options.on_child_failure == "cancel"
         self.validates = options.validate_parameters
+        if options.result_serializer not in SERIALIZERS:
+            raise InvalidOption("result_serializer", options.result_serializer, " or ".join(map(repr, SERIALIZERS)))
+        self.serializer = options.result_serializer
 
     def child_runner(self, run: Run) -> Runner:
         """Where the sync bodies of submitted children run."""
@@ -69,6 +76,8 @@ class Flow(Definition[P, R], Generic[P, R]):
     ) -> Run:
         run = super().make_run(args, kwargs, wait_for, **more)
         run.parameters = as_json(self.signature.bind(run.args, run.kwargs))
+        if self.options.durable and run.step is None:
+            begin_durable(run)
         return run
 
     def refuse(self, run: Run) -> Outcome | None:
@@ -198,6 +207,8 @@ def flow(
     timeout_seconds: float | None = ...,
     task_runner: Runner | None = ...,
     validate_parameters: bool = ...,
+    durable: bool = ...,
+    result_serializer: Serializer = ...,
     final_state: FinalState = ...,
     on_child_failure: Literal["continue", "cancel"] = ...,
     concurrency_limit: Any = ...,
@@ -215,6 +226,9 @@ def flow(fn: Any = None, /, **options: Any) -> Any:
     what is returned, or how the children ended if that is nothing), `"return"` (what is returned alone), or
     `"unhandled"` (failures that nobody was given). With `on_child_failure="cancel"` the first failure among the
     submitted children cancels the others.
+
+    With `durable=True` the result of every run inside the flow is on disk before it is delivered, so that the flow can
+    be resumed: a retry, or `engine.resume(run_id)` after a crash, gets recorded results back and runs what is left.
 
     `task_runner` runs the sync bodies of submitted tasks (default: a pool of threads of the engine).
     `validate_parameters=False` skips the check of arguments against annotations. Names, retries, `timeout_seconds`,

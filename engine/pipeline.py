@@ -20,6 +20,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from .arguments import resolve, value_of
 from .context import CURRENT
 from .core import logger
+from .durable import record_step, replay
 from .errors import (
     Fail,
     JournalError,
@@ -58,13 +59,7 @@ async def execute(run: Run, in_own_task: bool = False) -> Outcome:
     try:
         if in_own_task:
             await checkpoint_if_cancelled()  # the body of what was cancelled before it began never starts
-        if run.core.journal.crowded and run.runner is not run.core.inline:
-            await run.core.journal.room()
-        outcome = await admit(run) if run.waits_on else None
-        if outcome is None and run.definition.validates:
-            outcome = run.definition.refuse(run)
-        if outcome is None and run.definition.caching is not None:
-            outcome = await recall(run)
+        outcome = await foregone(run)
         while outcome is None:
             outcome = await attempt(run)
             if outcome.type is FAILED and (delay := await retry_delay(run, outcome)) is not None:
@@ -72,6 +67,8 @@ async def execute(run: Run, in_own_task: bool = False) -> Outcome:
                 outcome = None
         if run.flight is not None:
             outcome = remember(run, outcome)
+        if run.step is not None:
+            outcome = await record_step(run, outcome)
     except BaseException as error:
         outcome = interrupted(run, error)
         if isinstance(error, GeneratorExit):
@@ -115,9 +112,24 @@ def drive(coroutine: Coroutine[Any, Any, T], name: str) -> T:
 # --- before the body -------------------------------------------------------------------------------------------
 
 
+async def foregone(run: Run) -> Outcome | None:
+    """The outcome of a run whose body need not, or must not, run; `None` when it is to run."""
+    if run.core.journal.crowded and run.runner is not run.core.inline:
+        await run.core.journal.room()
+    outcome = await admit(run) if run.waits_on else None
+    if outcome is None and run.definition.validates:
+        outcome = run.definition.refuse(run)
+    if outcome is None and run.replaying and run.parent is not None:
+        outcome = await replay(run)
+    if outcome is None and run.definition.caching is not None:
+        outcome = await recall(run)
+    return outcome
+
+
 async def admit(run: Run) -> Outcome | None:
     """Wait for the upstreams and ask the trigger rule; an outcome means that the body is not to run."""
-    run.core.journal.record(run)  # it is Pending for a while: that is worth a row of its own
+    if not run.replaying:
+        run.core.journal.record(run)  # it is Pending for a while: that is worth a row of its own
     upstreams: list[tuple[Future[Any], bool]] = list(run.waits_on)
     token = CURRENT.set(run)
     try:
@@ -200,8 +212,11 @@ async def attempt(run: Run) -> Outcome:
 async def begin(run: Run) -> None:
     """Enter Running."""
     run.attempts += 1
-    if run.attempts == 1:
+    if run.step is not None and run.attempts > 1:
+        run.steps, run.replaying = None, True
+    if run.began is None:
         run.began = run.core.monotonic()
+    if run.attempts == 1:
         transition(run, RUNNING, "Running")
     else:
         transition(run, RUNNING, "Retrying", f"Attempt {run.attempts}.")
@@ -331,7 +346,8 @@ def close(run: Run, outcome: Outcome) -> None:
     """Enter the terminal state, count it, and release what the run held."""
     if run.flight is not None:
         run.flight.land()
-    transition(run, outcome.type, outcome.name, outcome.message)
+    if not run.ended:
+        transition(run, outcome.type, outcome.name, outcome.message)
     run.args = run.kwargs = ()  # type: ignore[assignment]
     run.waits_on = ()
     run.last_error = None

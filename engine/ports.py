@@ -14,6 +14,7 @@ import attrs
 
 if TYPE_CHECKING:
     from .run import Run
+    from .states import Entry
 
 
 class Clock(Protocol):
@@ -65,6 +66,13 @@ class Journal(Protocol):
 
     def load_blocking(self, key: str, /) -> Record | None:
         """`load`, holding the calling thread."""
+        ...
+
+    async def claim(self, run_id: str, entry: Entry, /) -> list[Entry] | None:
+        """Take a failed, crashed or cancelled run to run it again: append `entry` to its history and return that.
+
+        `None` when there is no such run, or another process was faster.
+        """
         ...
 
     async def commit(self) -> None: ...

@@ -96,6 +96,12 @@ class Run:
     awaiting: tuple[Run, ...] = ()
     """Runs whose outcome it is waiting for now; a circle in these is an error."""
     parameters: str | None = None
+    step: str | None = None
+    """Its identity in a durable flow."""
+    steps: dict[str, int] | None = None
+    """How often each call was made inside it, in this attempt."""
+    replaying: bool = False
+    """True when what it calls may have been recorded before."""
     cache_key: str | None = None
     flight: Flight | None = None
     """Set while it computes a cached result that others may be waiting for."""

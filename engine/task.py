@@ -70,6 +70,7 @@ class Task(Definition[P, R], Generic[P, R]):
 
         if options.result_serializer not in SERIALIZERS:
             raise InvalidOption("result_serializer", options.result_serializer, " or ".join(map(repr, SERIALIZERS)))
+        self.serializer = options.result_serializer
         policy = DEFAULT if options.persist_result and options.cache_policy is None else options.cache_policy
         caching = read_caching(
             self.name,

@@ -11,26 +11,29 @@ buffer is bounded by the number of runs, and the last word always gets to disk.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
-import socket
 import sqlite3
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import aiosqlite
+import attrs
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from ..engine.errors import InvalidOption, JournalClosed, JournalError
 from ..engine.ports import Record
 from ..engine.run import Run
+from ..engine.states import Entry, StateType
 from ..engine.waking import Waker
+from . import owners
 from .opening import MEMORY, check, prepare, translate
 from .results import INSERT, MAX_INLINE_BYTES, SELECT, read_file, write_file
 from .rows import MAX_ROWS, parameters, statement
@@ -48,6 +51,14 @@ SYNC_SECONDS = 0.1
 RETRY_SECONDS = 0.5
 """How long to wait before a group that could not be written is tried again."""
 
+PEER_SECONDS = 5.0
+"""How often to look whether another process that uses the journal has died."""
+
+CLAIM = """
+UPDATE run SET owner = ?, state_type = ?, ended_at = NULL, history = json_insert(history, '$[#]', json(?))
+WHERE id = ? AND state_type IN ('FAILED', 'CRASHED', 'CANCELLED') RETURNING history
+"""
+
 MAX_BACKLOG = 100_000
 """Runs in the buffer beyond which new ones wait."""
 
@@ -64,7 +75,7 @@ class SQLiteJournal:
             raise InvalidOption("durability", durability, f"one of {', '.join(map(repr, DURABILITIES))}")
         self.path = MEMORY if str(path) == MEMORY else os.path.abspath(path)
         self.durability = durability
-        self.owner = f"{socket.gethostname()}:{os.getpid()}"
+        self.owner = 0
         self.crowded = False
         self._buffer: deque[Run] = deque()
         self._unwritten: dict[str, Record] = {}
@@ -100,22 +111,7 @@ class SQLiteJournal:
         """What was kept under a key."""
         if key in self._unwritten:
             return self._unwritten[key]
-        waker = Waker()
-        answer: list[Record | Exception | None] = []
-
-        async def look() -> None:
-            try:
-                answer.append(await self._load(key))
-            except Exception as error:
-                answer.append(error)
-            finally:
-                waker.wake()
-
-        self._post(lambda: self._background.append(self._loop.create_task(look())))
-        await waker.wait()
-        if isinstance(answer[0], Exception):
-            raise answer[0]
-        return answer[0]
+        return await self._in_service(self._load, key)
 
     def load_blocking(self, key: str) -> Record | None:
         """`load`, holding the calling thread."""
@@ -214,6 +210,28 @@ class SQLiteJournal:
             )
         return self._portal.call(fn, *args)
 
+    async def _in_service(self, fn: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
+        """Await `fn(*args)` in the service thread's loop, from any other loop."""
+        waker = Waker()
+        answer: list[tuple[T | None, Exception | None]] = []
+
+        async def call() -> None:
+            try:
+                answer.append((await fn(*args), None))
+            except sqlite3.Error as error:
+                answer.append((None, translate(self.path, error)))
+            except Exception as error:
+                answer.append((None, error))
+            finally:
+                waker.wake()
+
+        self._post(lambda: self._background.append(self._loop.create_task(call())))
+        await waker.wait()
+        value, error = answer[0]
+        if error is not None:
+            raise error
+        return cast("T", value)
+
     # --- in the service thread ---------------------------------------------------------------------------------
 
     async def _open(self) -> None:
@@ -226,6 +244,7 @@ class SQLiteJournal:
             await self._connection.close()
             raise
         self._writer = self._loop.create_task(self._write_groups())
+        self._watcher = self._loop.create_task(self._watch_peers())
 
     async def _prepare_file(self) -> None:
         await self._connection.execute("PRAGMA busy_timeout = 10000")
@@ -236,6 +255,9 @@ class SQLiteJournal:
         await self._set_synchronous("OFF" if self.durability == "none" else "NORMAL")
         if tables == 0:
             await self._create()
+        process = owners.this_process()
+        self.owner = await self._scalar(owners.INSERT, (*attrs.astuple(process), _now()))
+        await self._notice_deaths()
 
     async def _create(self) -> None:
         try:
@@ -247,16 +269,49 @@ class SQLiteJournal:
             if not await self._scalar("SELECT count(*) FROM sqlite_master WHERE name = 'run'"):
                 raise
 
-    async def _scalar(self, sql: str) -> Any:
-        async with self._connection.execute(sql) as cursor:
+    async def _notice_deaths(self) -> None:
+        """Have the unfinished runs of processes that are gone end Crashed; look again every few seconds."""
+        async with self._connection.execute(owners.OTHERS, (self.owner,)) as cursor:
+            others = list(await cursor.fetchall())
+        for number, *described in others:
+            process = owners.Process(*described)
+            if process.is_gone():
+                message = f"Crash detected! Its process {process.pid} on {process.host} is gone."
+                await self._connection.execute(owners.BURY, {"owner": number, "now": _now(), "message": message})
+                await self._connection.execute(owners.CLOSE, (_now(), number))
+
+    async def _watch_peers(self) -> None:
+        while True:
+            await asyncio.sleep(PEER_SECONDS)
+            try:
+                await self._notice_deaths()
+            except sqlite3.Error as error:
+                logger.warning("%s", translate(self.path, error))
+
+    async def claim(self, run_id: str, entry: Entry) -> list[Entry] | None:
+        """Append `entry` to the history of a run that did not complete, if nobody else has by now."""
+        return await self._in_service(self._claim, run_id, entry)
+
+    async def _claim(self, run_id: str, entry: Entry) -> list[Entry] | None:
+        values = (self.owner, entry[0], json.dumps(entry), run_id)
+        async with self._connection.execute(CLAIM, values) as cursor:
+            row = await cursor.fetchone()
+        if row is None:
+            return None
+        return [(StateType(kind), name, message, at) for kind, name, message, at in json.loads(row[0])]
+
+    async def _scalar(self, sql: str, values: Sequence[Any] = ()) -> Any:
+        async with self._connection.execute(sql, values) as cursor:
             row = await cursor.fetchone()
         return row[0] if row is not None else None
 
     async def _close(self) -> None:
+        self._watcher.cancel()
         self._go.set()
         await self._writer
         if self._buffer:
             logger.error("Journal %s was closed with %d runs not written.", self.path, len(self._buffer))
+        await self._connection.execute(owners.CLOSE, (_now(), self.owner))
         await self._connection.close()
 
     def _rouse(self) -> None:
@@ -347,7 +402,7 @@ class SQLiteJournal:
             await self._set_synchronous("FULL")
             await self._connection.execute(
                 "INSERT INTO synced VALUES (1, ?) ON CONFLICT (one) DO UPDATE SET at = excluded.at",
-                (time.time_ns() // 1000,),
+                (_now(),),
             )
         except sqlite3.Error as error:
             logger.error("%s", translate(self.path, error))
@@ -374,6 +429,10 @@ class _Service:
 
     async def __aexit__(self, *_: object) -> None:
         await self._journal._close()
+
+
+def _now() -> int:
+    return time.time_ns() // 1000
 
 
 _open_journals: weakref.WeakSet[SQLiteJournal] = weakref.WeakSet()

@@ -11,7 +11,7 @@ from ..engine.run import Run
 from ..engine.states import RUNNING, TERMINAL, Entry, StateType
 
 IDENTITY = ("id", "kind", "function", "parent_run_id", "flow_run_id", "tags")
-STORY = ("name", "state_type", "started_at", "ended_at", "attempts", "history", "details")
+STORY = ("name", "state_type", "started_at", "ended_at", "attempts", "history", "owner", "details")
 COLUMNS = IDENTITY + STORY
 
 # SQLite's default bound on parameters of one statement, 32 766, over the number of columns.
@@ -28,7 +28,7 @@ def statement(rows: int) -> str:
     )
 
 
-def parameters(runs: Iterable[Run], owner: str) -> list[Any]:
+def parameters(runs: Iterable[Run], owner: int) -> list[Any]:
     """The statement's parameters for these runs.
 
     Called in the writer's thread while the runs go on in theirs: all that changes about a run is read from one copy
@@ -54,7 +54,8 @@ def parameters(runs: Iterable[Run], owner: str) -> list[Any]:
             at if state_type in TERMINAL else None,
             run.attempts,
             _history(history),
-            _details(run, owner),
+            owner,
+            _details(run),
         )
     return values
 
@@ -62,7 +63,7 @@ def parameters(runs: Iterable[Run], owner: str) -> list[Any]:
 _NOTHING = (None, None, None, None)
 
 
-def _details(run: Run, owner: str) -> str | None:
+def _details(run: Run) -> str | None:
     """What only some runs have, as one JSON object."""
     parameters = run.parameters
     if (parameters, run.error, run.cache_key, run.definition.version) == _NOTHING and not run.upstream_ids:
@@ -72,7 +73,6 @@ def _details(run: Run, owner: str) -> str | None:
         "map_index": run.map_index,
         "parameters": parameters,
         "cache_key": run.cache_key,
-        "owner": None if parameters is None else owner,
         "upstreams": run.upstream_ids or None,
         "error": run.error,
     }

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
+from .owners import CREATE as OWNERS
+
 VERSION = 1
 APPLICATION_ID = 0x756E6474  # "undt", so that `file` and we can tell a journal from any other database
 
@@ -36,7 +38,8 @@ CREATE TABLE run (
     ended_at INTEGER,
     attempts INTEGER NOT NULL,
     history TEXT NOT NULL, -- [[type, name, message, microseconds], ...]
-    details TEXT           -- {version, map_index, parameters, cache_key, upstreams, owner, expected_start_at, error}
+    owner INTEGER NOT NULL,
+    details TEXT           -- {version, map_index, parameters, cache_key, upstreams, expected_start_at, error}
 ) WITHOUT ROWID;
 
 CREATE INDEX flow_run ON run (id) WHERE kind = 'flow';
@@ -81,7 +84,8 @@ VIEWS = f"""
 CREATE VIEW flow_runs AS
 SELECT id, {_NAME}, function AS flow, {_detail("version")} AS version, {_STATE}, parent_run_id, attempts,
        {_detail("parameters")} AS parameters, {_TAGS}, {_CREATED},
-       {_iso(_detail("expected_start_at"))} AS expected_start_at, {_TIMES}, {_detail("owner")} AS owner
+       {_iso(_detail("expected_start_at"))} AS expected_start_at, {_TIMES},
+       (SELECT host || ':' || pid FROM owner WHERE owner.id = run.owner) AS owner
 FROM run WHERE kind = 'flow';
 
 CREATE VIEW task_runs AS
@@ -106,6 +110,7 @@ SELECT run_id, {_iso("at")} AS at, level, logger, message FROM log ORDER BY seq;
 
 SCHEMA = f"""
 BEGIN IMMEDIATE;
+{OWNERS}
 {TABLES}
 {VIEWS}
 PRAGMA application_id = {APPLICATION_ID};

@@ -12,9 +12,10 @@ import anyio
 import pytest
 import trio.testing
 
-from undertow import Engine, State
+from undertow import Engine, State, StateType
 from undertow.engine.ports import Record
 from undertow.engine.run import Run
+from undertow.engine.states import Entry
 
 EPOCH_2026 = 1_767_225_600_000_000
 
@@ -81,6 +82,12 @@ class ListJournal:
 
     def load_blocking(self, key: str) -> Record | None:
         return self.kept.get(key)
+
+    async def claim(self, run_id: str, entry: Entry) -> list[Entry] | None:
+        run = self.runs.get(run_id)
+        if run is None or run.type not in (StateType.FAILED, StateType.CRASHED, StateType.CANCELLED):
+            return None
+        return [*run.history, entry]
 
     async def commit(self) -> None:
         self.commits += 1

@@ -1,0 +1,102 @@
+"""Owners: which process a run belongs to, and when it is certain that that process is gone.
+
+A process is known by the machine's boot, its process-id namespace, its id and the moment it started, so that a reused
+id or another container's process is never taken for it. Only proof counts: an owner on another machine, or one that
+merely says nothing, is left alone.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import attrs
+
+CREATE = """
+CREATE TABLE owner (
+    id INTEGER PRIMARY KEY,
+    host TEXT NOT NULL,
+    boot TEXT NOT NULL,
+    namespace TEXT NOT NULL,
+    pid INTEGER NOT NULL,
+    started TEXT NOT NULL,
+    opened_at INTEGER NOT NULL,
+    closed_at INTEGER
+);
+"""
+
+INSERT = "INSERT INTO owner (host, boot, namespace, pid, started, opened_at) VALUES (?, ?, ?, ?, ?, ?) RETURNING id"
+CLOSE = "UPDATE owner SET closed_at = ? WHERE id = ?"
+
+OTHERS = "SELECT id, host, boot, namespace, pid, started FROM owner WHERE id != ? AND closed_at IS NULL"
+
+BURY = """
+UPDATE run SET
+    state_type = iif(state_type = 'CANCELLING', 'CANCELLED', 'CRASHED'),
+    ended_at = :now,
+    history = json_insert(history, '$[#]', json_array(
+        iif(state_type = 'CANCELLING', 'CANCELLED', 'CRASHED'),
+        iif(state_type = 'CANCELLING', 'Cancelled', 'Crashed'),
+        :message, :now))
+WHERE owner = :owner AND ended_at IS NULL
+"""
+
+
+@attrs.frozen
+class Process:
+    """A process, well enough described to tell it from every other."""
+
+    host: str
+    boot: str
+    namespace: str
+    pid: int
+    started: str
+
+    def is_gone(self) -> bool:
+        """Whether it is certain that the process has ended."""
+        here = this_process()
+        if self.host != here.host:
+            return False
+        if self.boot != here.boot:
+            return True  # the machine was started again since
+        return self.namespace == here.namespace and _started(self.pid) != self.started
+
+
+def this_process() -> Process:
+    """The calling process."""
+    pid = os.getpid()
+    return Process(socket.gethostname(), _boot(), _namespace(), pid, _started(pid))
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> str:
+    """When a process started, in clock ticks since boot; empty when there is no such process."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        return stat.rpartition(")")[2].split()[19]
+    except FileNotFoundError:
+        if Path("/proc/self/stat").exists():
+            return ""
+    except OSError:
+        return ""
+    try:
+        os.kill(pid, 0)  # no /proc on this system: only whether it is there can be told
+    except ProcessLookupError:
+        return ""
+    except PermissionError:
+        return "?"
+    return "?"
