@@ -137,7 +137,7 @@ class Engine:
         self.open()
         error: BaseException | None = None
         try:
-            async with open_host(keep_members=True) as host:
+            async with open_host(keep_members=True, lasting=True) as host:
                 self.core.host = host
                 with self.active():
                     try:
@@ -228,6 +228,7 @@ class Engine:
         run = definition.make_run(args, kwargs, core=self.core, parentless=True)
         run.host = host = self.core.host or self.core.portal.host()
         future: Future[Any] = Future(run, host)
+        self.core.journal.record(run)
         host.spawn(member, run, future)
         return future
 
@@ -244,7 +245,7 @@ def _open_default() -> Core:
                 path.parent.mkdir(mode=0o700, exist_ok=True)
             engine = Engine(path)
             engine.core.journal.open()
-            engine.core.is_open = True
+            engine.core.is_open = engine.core.is_default = True
             if not _default:
                 atexit.register(_close_default)
             _default[:] = [engine]

@@ -10,12 +10,13 @@ import copy
 import inspect
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import attrs
 
 from .errors import ArgumentsTooDeep, MappingLengthMismatch, MappingMissingIterable, SignatureMismatch, WouldBlock
-from .futures import Future, any_made, deliver
+from .futures import Future, deliver
+from .run import Handles
 from .states import State
 
 T = TypeVar("T")
@@ -83,9 +84,12 @@ class Signature:
 # --- futures inside arguments ----------------------------------------------------------------------------------
 
 
-def may_hold_futures(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+Upstream: TypeAlias = Future[Any] | State[Any]
+
+
+def may_hold_upstreams(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """Whether arguments need to be searched at all; scalars, the ordinary case, don't."""
-    if not any_made():
+    if not Handles.made:
         return False
     for value in args:
         if type(value) not in _SCALARS:
@@ -93,18 +97,19 @@ def may_hold_futures(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     return bool(kwargs)
 
 
-def find_futures(name: str, *trees: object) -> list[tuple[Future[Any], bool]]:
-    """The futures in some values, each once, and whether its failure is allowed.
+def find_upstreams(name: str, *trees: object) -> list[tuple[Upstream, bool]]:
+    """The futures and states in some values, each once, and whether its failure is allowed.
 
     Raises `ArgumentsTooDeep` when there are too many containers to look into.
     """
-    found: dict[Future[Any], bool] = {}
+    found: dict[int, tuple[Upstream, bool]] = {}
     budget = SEARCH_BUDGET
     pending: list[tuple[object, bool]] = [(tree, False) for tree in trees]
     while pending:
         value, allowed = pending.pop()
-        if isinstance(value, Future):
-            found[value] = found.get(value, True) and allowed
+        if isinstance(value, Future | State):
+            # By identity, for as long as the values are alive here: states are equal when they look the same.
+            found[id(value)] = (value, allowed and (id(value) not in found or found[id(value)][1]))
             continue
         if isinstance(value, allow_failure):
             pending.append((value.value, True))
@@ -115,7 +120,12 @@ def find_futures(name: str, *trees: object) -> list[tuple[Future[Any], bool]]:
             if budget < 0:
                 raise ArgumentsTooDeep(name, SEARCH_BUDGET)
             pending.extend((part, allowed) for part in parts if type(part) not in _SCALARS)
-    return list(reversed(found.items()))
+    return list(reversed(found.values()))
+
+
+def state_of(upstream: Upstream) -> State[Any]:
+    """The state of an upstream now."""
+    return upstream if isinstance(upstream, State) else upstream.state
 
 
 def _parts(value: object) -> Iterator[object] | Sequence[object] | None:
@@ -124,7 +134,7 @@ def _parts(value: object) -> Iterator[object] | Sequence[object] | None:
         return value  # type: ignore[return-value]
     if isinstance(value, dict):
         return [*value.keys(), *value.values()]
-    if isinstance(value, type | quote | State):
+    if isinstance(value, type | quote):
         return None
     names = field_names(type(value))
     return None if names is None else [getattr(value, name, None) for name in names]

@@ -60,6 +60,8 @@ class Core:
     host: Host | None = None
     """Where background runs live, while the engine is open in an event loop."""
     is_open: bool = True
+    is_default: bool = False
+    """Opened by the first run because there was no other: nothing may be left running in it."""
     finish_seconds: float = 10.0
     """How long hooks and the last commit of a cancelled run may take."""
     _warned: set[str] = attrs.field(factory=set)
@@ -102,11 +104,11 @@ class Core:
     @contextmanager
     def watching_hold(self, definition: Definition[..., Any]) -> Iterator[None]:
         """Around what holds up an event loop: say so once for each definition, if it took long."""
-        start = time.perf_counter()
+        start = self.monotonic()
         try:
             yield
         finally:
-            held = time.perf_counter() - start
+            held = self.monotonic() - start
             if held > HELD_LOOP_SECONDS and definition.key not in self._warned:
                 self._warned.add(definition.key)
                 name = definition.name

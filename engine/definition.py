@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, cast
 
 import attrs
 
-from .arguments import Signature, find_futures, may_hold_futures
+from .arguments import Signature, find_upstreams, may_hold_upstreams, state_of
 from .bridge import call_from_thread
 from .caching import Caching, Serializer
 from .context import CURRENT, current_core
@@ -235,12 +235,12 @@ class Definition(Generic[P, R]):
         if self.limit_names:
             self._declare_limits(core)
         run = core.make_run(self, args, kwargs, map_index=map_index, run_id=run_id, parentless=parentless)
-        upstreams = find_futures(self.name, args, kwargs) if may_hold_futures(args, kwargs) else []
+        upstreams = find_upstreams(self.name, args, kwargs) if may_hold_upstreams(args, kwargs) else []
         if wait_for is not None:
-            upstreams += find_futures(self.name, list(wait_for))
+            upstreams += find_upstreams(self.name, list(wait_for))
         if upstreams:
             run.waits_on = upstreams
-            run.upstream_ids = [future.run.id for future, _ in upstreams]
+            run.upstream_ids = [run_id for upstream, _ in upstreams if (run_id := upstream.run_id) is not None]
         take_step(run)
         if self.options.run_name is not None:
             run.given_name = self._run_name(args, kwargs)
@@ -260,7 +260,7 @@ class Definition(Generic[P, R]):
             try:
                 return template.format(**bound)
             except (LookupError, ValueError, AttributeError) as error:
-                names = ", ".join("{" + name + "}" for name in bound)
+                names = ", ".join("{" + name + "}" for name in bound) or f"nothing: {self.name} has no parameters"
                 raise InvalidOption(f"{self.kind}_run_name", template, f"a template over {names} ({error!r})") from None
         assert template is not None
         wanted = inspect.signature(template).parameters
@@ -286,10 +286,11 @@ class Definition(Generic[P, R]):
         """Live the run in a loop while this thread waits."""
         if not in_event_loop():
             outcome = call_from_thread(run, run.host or run.core.portal.host())
-        elif any(not future.done for future, _ in run.waits_on):
+        elif not all(state_of(upstream).is_final() for upstream, _ in run.waits_on):
             raise WouldBlock(f"{self.name}(...) with an unfinished future", f"await {self.name}.submit(...)")
         else:
             with run.core.watching_hold(self):
+                run.runner = self.runner(run)  # this thread has a loop, so a body that blocks needs another
                 outcome = call_from_thread(run, run.core.portal.host())
         return outcome.state(run) if return_state else deliver(outcome, run)
 
@@ -297,7 +298,9 @@ class Definition(Generic[P, R]):
         """Start the run as a member of the host around the call. Raises `NoHost`."""
         host = run.host
         if host is None:
-            raise NoHost(self.name)
+            if run.core.is_default or in_event_loop():
+                raise NoHost(self.name)
+            host = run.host = run.core.portal.host()
         future: Future[Any] = Future(run, host)
         host.spawn(member, run, future)
         return future
@@ -312,7 +315,7 @@ def take_flags(kwargs: dict[str, Any]) -> tuple[bool, Iterable[Any] | None]:
     return bool(kwargs.pop("return_state", False)), kwargs.pop("wait_for", None)
 
 
-async def state_of(future: Future[R]) -> State[R]:
+async def awaited_state(future: Future[R]) -> State[R]:
     """The final state of a future."""
     state = await future.wait_async()
     assert state is not None
@@ -322,7 +325,7 @@ async def state_of(future: Future[R]) -> State[R]:
 def submitted_state(future: Future[R]) -> State[R] | Coroutine[Any, Any, State[R]]:
     """What `submit(..., return_state=True)` gives: a state in a thread, an awaitable of one on a loop."""
     if in_event_loop():
-        return state_of(future)
+        return awaited_state(future)
     state = future.wait()
     assert state is not None
     return state

@@ -15,7 +15,7 @@ from .futures import Future
 from .hooks import Hook
 from .host import open_host
 from .parameters import as_json, validate
-from .pipeline import failure
+from .pipeline import Interrupt, failure
 from .ports import Runner
 from .retry import Condition, Delays
 from .run import Kind, Outcome, Run, Tally
@@ -181,6 +181,8 @@ def _interrupt_in(group: BaseExceptionGroup[BaseException]) -> BaseException:
     for error in group.exceptions:
         if isinstance(error, BaseExceptionGroup):
             return _interrupt_in(error)
+        if isinstance(error, Interrupt):
+            return error.error
         if not isinstance(error, Exception):
             return error
     return group.exceptions[0]

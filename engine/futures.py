@@ -14,7 +14,7 @@ import anyio
 
 from .context import CURRENT
 from .errors import RunUnfinished, SelfDependency, UpstreamFailed, WouldBlock
-from .run import Outcome, Run
+from .run import Handles, Outcome, Run
 from .states import COMPLETED, SKIPPED, State
 from .waking import Waker, in_event_loop, post, standing_aside
 
@@ -26,24 +26,16 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
-_made = False
-
-
-def any_made() -> bool:
-    """Whether this process has ever made a future; if not, no argument needs to be searched for one."""
-    return _made
-
 
 class Future(Generic[R_co]):
     """The handle of a submitted run. `await future` is the result, or raises the task's own exception."""
 
-    __slots__ = ("__weakref__", "_callbacks", "_cancelled", "_handle", "_home", "_outcome", "_received", "run")
+    __slots__ = ("__weakref__", "_callbacks", "_cancelled", "_handle", "_outcome", "_received", "home", "run")
 
     def __init__(self, run: Run, home: Host) -> None:
-        global _made
-        _made = True
+        Handles.made = True
         self.run = run
-        self._home = home
+        self.home = home
         self._outcome: Outcome | None = None
         self._callbacks: list[Callable[[], object]] | None = None
         self._handle: TaskHandle[Any, Any] | None = None
@@ -78,14 +70,14 @@ class Future(Generic[R_co]):
 
     def __await__(self) -> Generator[Any, Any, R_co]:
         if self._outcome is None:
-            yield from self._settled().__await__()
+            yield from self.settled().__await__()
         value: R_co = self._value()
         return value
 
     async def wait_async(self, timeout: float | None = None) -> State[R_co] | None:
         """Wait until the run has ended; `None` if that takes more than `timeout` seconds."""
         with anyio.move_on_after(timeout):
-            await self._settled()
+            await self.settled()
         return self._final_state() if self.done else None
 
     async def result_async(self, timeout: float | None = None, raise_on_failure: bool = True) -> R_co:
@@ -94,7 +86,7 @@ class Future(Generic[R_co]):
         Raises `TimeoutError` if it takes more than `timeout` seconds.
         """
         with anyio.move_on_after(timeout):
-            await self._settled()
+            await self.settled()
         value: R_co = self._value(raise_on_failure, timeout)
         return value
 
@@ -189,7 +181,8 @@ class Future(Generic[R_co]):
         parent = self.run.parent
         return parent.tally if parent is not None else None
 
-    async def _settled(self) -> None:
+    async def settled(self) -> None:
+        """Wait until the run has ended, and no more: its failure is not received by that."""
         if self._outcome is None:
             waiter = CURRENT.get()
             if waiter is not None:
@@ -228,10 +221,10 @@ class Future(Generic[R_co]):
             self._at_home(self.on_done, callback)
 
     def _at_home(self, fn: Callable[..., object], *args: Any) -> None:
-        if self._home.is_here():
+        if self.home.is_here():
             fn(*args)
         else:
-            post(self._home.token, fn, *args)
+            post(self.home.token, fn, *args)
 
     def _final_state(self) -> State[R_co]:
         return self.taken().state(self.run)

@@ -6,7 +6,9 @@ loop and a host of its own, for calls that come from plain threads. A member nev
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
@@ -29,11 +31,12 @@ Life = Callable[[Run, Future[Any]], Coroutine[Any, Any, None]]
 class Host:
     """A task group and the loop it lives in."""
 
-    __slots__ = ("_group", "_members", "_thread", "token")
+    __slots__ = ("_group", "_members", "_thread", "lasting", "token")
 
-    def __init__(self, group: TaskGroup, keep_members: bool = False) -> None:
+    def __init__(self, group: TaskGroup, keep_members: bool, lasting: bool) -> None:
         self._group = group
         self._members: set[Future[Any]] | None = set() if keep_members else None
+        self.lasting = lasting
         self._thread = threading.get_ident()
         self.token: EventLoopToken = current_token()
 
@@ -73,10 +76,14 @@ class Host:
 
 
 @asynccontextmanager
-async def open_host(keep_members: bool = False) -> AsyncIterator[Host]:
-    """A host around a block; leaving it waits for the members."""
+async def open_host(keep_members: bool = False, lasting: bool = False) -> AsyncIterator[Host]:
+    """A host around a block; leaving it waits for the members.
+
+    `keep_members` lets them be cancelled and waited for apart from the block. In a `lasting` host, an engine's or a
+    portal's, the crash of one member is nobody else's matter.
+    """
     async with anyio.create_task_group() as group:
-        yield Host(group, keep_members)
+        yield Host(group, keep_members, lasting)
 
 
 class Portal:
@@ -84,6 +91,15 @@ class Portal:
 
     def __init__(self, backend: str = "asyncio") -> None:
         self._backend = backend
+        self._begin()
+        _portals.add(self)
+
+    def forget(self) -> None:
+        """Begin anew: in a forked child the parent's thread does not exist."""
+        _abandoned.append(self._stack)
+        self._begin()
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
         self._stack = ExitStack()
         self._portal: BlockingPortal | None = None
@@ -95,7 +111,7 @@ class Portal:
             if self._host is None:
                 self._portal = self._stack.enter_context(start_blocking_portal(self._backend, name="undertow-portal"))
                 self._host = self._stack.enter_context(
-                    self._portal.wrap_async_context_manager(open_host(keep_members=True))
+                    self._portal.wrap_async_context_manager(open_host(keep_members=True, lasting=True))
                 )
             return self._host
 
@@ -106,3 +122,17 @@ class Portal:
                 self._portal.call(self._host.cancel_members, "the engine was closed")
             self._host = None
             self._stack.close()
+
+
+_abandoned: list[ExitStack] = []
+"""Contexts of the parent's threads, in a forked child: leaving them, or dropping them, would wait for those threads."""
+
+_portals: weakref.WeakSet[Portal] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for portal in list(_portals):
+        portal.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)

@@ -11,13 +11,13 @@ what is no `Exception` (cancellation, an interrupt) leaves `execute` by being ra
 from __future__ import annotations
 
 import inspect
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from .arguments import resolve, value_of
+from .arguments import Upstream, resolve, state_of, value_of
 from .context import CURRENT
 from .core import logger
 from .durable import record_step, replay
@@ -87,9 +87,22 @@ async def member(run: Run, future: Future[Any]) -> None:
     try:
         outcome = await execute(run, in_own_task=True)
     except BaseException as error:
-        future.settle(interrupted(run, error))
-        raise
+        outcome = interrupted(run, error)
+        future.settle(outcome)
+        if outcome.type is CANCELLED:
+            raise
+        if future.home.lasting:
+            return  # nobody's flow is around it: what was going on elsewhere goes on
+        raise Interrupt(error) from None
     future.settle(outcome)
+
+
+class Interrupt(BaseException):
+    """Carries a KeyboardInterrupt or the like from a member to its flow: asyncio's loop would stop at the bare one."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 def drive(coroutine: Coroutine[Any, Any, T], name: str) -> T:
@@ -116,7 +129,7 @@ async def foregone(run: Run) -> Outcome | None:
     """The outcome of a run whose body need not, or must not, run; `None` when it is to run."""
     if run.core.journal.crowded and run.runner is not run.core.inline:
         await run.core.journal.room()
-    outcome = await admit(run) if run.waits_on else None
+    outcome = await admit(run) if run.waits_on or run.definition.rule is not None else None
     if outcome is None and run.definition.validates:
         outcome = run.definition.refuse(run)
     if outcome is None and run.replaying and run.parent is not None:
@@ -128,41 +141,50 @@ async def foregone(run: Run) -> Outcome | None:
 
 async def admit(run: Run) -> Outcome | None:
     """Wait for the upstreams and ask the trigger rule; an outcome means that the body is not to run."""
-    if not run.replaying:
-        run.core.journal.record(run)  # it is Pending for a while: that is worth a row of its own
-    upstreams: list[tuple[Future[Any], bool]] = list(run.waits_on)
-    token = CURRENT.set(run)
-    try:
-        for future, _ in upstreams:
-            if not future.done:
-                await future.wait_async()
-    finally:
-        CURRENT.reset(token)
+    upstreams: list[tuple[Upstream, bool]] = list(run.waits_on)
+    await _settled(run, [upstream for upstream, _ in upstreams if isinstance(upstream, Future) and not upstream.done])
     rule = run.definition.rule
     if rule is None:
-        for future, failure_allowed in upstreams:
-            if future.outcome().type is not COMPLETED and not failure_allowed:
-                return _upstream_failed(run, future)
-    elif not met(rule, [future.state for future, _ in upstreams]):
-        ended = ", ".join(f"{future.run.name} {future.state.name}" for future, _ in upstreams)
-        message = f"Trigger {name_of(rule)} not met: {ended}"
+        for upstream, failure_allowed in upstreams:
+            if state_of(upstream).type is not COMPLETED and not failure_allowed:
+                return _upstream_failed(run, upstream)
+    elif not met(rule, [state_of(upstream) for upstream, _ in upstreams]):
+        ended = ", ".join(f"{_name(upstream)} {state_of(upstream).name}" for upstream, _ in upstreams)
+        message = f"Trigger {name_of(rule)} not met: {ended or 'no upstreams'}"
         return Outcome(SKIPPED, "Skipped", message, RunSkipped(run.name, message))
     run.args = [resolve(value, value_of) for value in run.args]
     run.kwargs = {key: resolve(value, value_of) for key, value in run.kwargs.items()}
-    for future, _ in upstreams:
-        if future.outcome().type is not COMPLETED:
-            future.received()
+    for upstream, _ in upstreams:
+        if isinstance(upstream, Future):
+            upstream.taken()
     run.waits_on = ()
     return None
 
 
-def _upstream_failed(run: Run, upstream: Future[Any]) -> Outcome:
-    state = upstream.state
-    error = UpstreamFailed(run.name, upstream.run.name, state.name, counts=failed(state))
-    error.source = upstream
+async def _settled(run: Run, futures: Sequence[Future[Any]]) -> None:
+    if not futures:
+        return
+    if not run.replaying:
+        run.core.journal.record(run)  # it is Pending for a while: that is worth a row of its own
+    token = CURRENT.set(run)
+    try:
+        for future in futures:
+            await future.settled()
+    finally:
+        CURRENT.reset(token)
+
+
+def _name(upstream: Upstream) -> str:
+    return upstream.run.name if isinstance(upstream, Future) else upstream.run_name or upstream.name
+
+
+def _upstream_failed(run: Run, upstream: Upstream) -> Outcome:
+    state = state_of(upstream)
+    error = UpstreamFailed(run.name, _name(upstream), state.name, counts=failed(state))
+    error.source = upstream if isinstance(upstream, Future) else None
     if isinstance(state.data, BaseException):
         error.__cause__ = state.data
-    return Outcome(SKIPPED, "Skipped", f"Upstream {upstream.run.name!r} ended {state.name}.", error)
+    return Outcome(SKIPPED, "Skipped", f"Upstream {_name(upstream)!r} ended {state.name}.", error)
 
 
 async def take_slots(run: Run) -> None:

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 Kind: TypeAlias = Literal["flow", "task"]
 
 
+class Handles:
+    """Whether this process ever made a future or a run's state: if not, no argument needs to be searched for them."""
+
+    made = False
+
+
 @attrs.define
 class Outcome:
     """How an attempt ended: the terminal state to be, with its data."""
@@ -36,6 +42,7 @@ class Outcome:
 
     def state(self, run: Run) -> State[Any]:
         """The outcome as the value users see."""
+        Handles.made = True
         return State(self.type, self.name, self.message, self.data, run.history[-1][3], run.id, run.name)
 
 

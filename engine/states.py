@@ -180,7 +180,7 @@ class State(Generic[R_co]):
     """
 
     type: StateType = attrs.field(converter=StateType)
-    name: str = ""
+    name: str = attrs.field(default=attrs.Factory(lambda self: self.type.capitalize(), takes_self=True))
     message: str = ""
     data: Any = attrs.field(default=None, repr=False)
     at: int = attrs.field(default=0, repr=False)

@@ -151,14 +151,8 @@ class Task(Definition[P, R], Generic[P, R]):
         Raises `SignatureMismatch` if the arguments don't fit, and `NoHost` outside any flow and engine. With
         `return_state=True` the final state: waited for in a thread, to be awaited in async code.
         """
-        future = self.spawn(self._made(args, kwargs, wait_for))
+        future = self.spawn(self.make_run(args, kwargs, wait_for))
         return submitted_state(future) if return_state else future
-
-    def _made(self, args: Any, kwargs: Any, wait_for: Iterable[Any] | None, map_index: int | None = None) -> Run:
-        run = self.make_run(args, kwargs, wait_for, map_index=map_index)
-        if run.host is None and not in_event_loop():
-            run.host = run.core.host
-        return run
 
     # --- t.map(xs) ---------------------------------------------------------------------------------------------
 
@@ -177,7 +171,7 @@ class Task(Definition[P, R], Generic[P, R]):
         before anything was submitted.
         """
         runs = [
-            self._made(each, named, wait_for, index)
+            self.make_run(each, named, wait_for, map_index=index)
             for index, (each, named) in enumerate(expand(self.name, args, kwargs))
         ]
         futures: FutureList[Any] = FutureList([self.spawn(run) for run in runs])

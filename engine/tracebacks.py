@@ -4,13 +4,14 @@ a stored exception's frames hold."""
 from __future__ import annotations
 
 import inspect
+import os
 import traceback
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-_PACKAGE = str(Path(__file__).resolve().parent.parent)
-_ENGINE_FOLDERS = tuple(f"{_PACKAGE}/{folder}/" for folder in ("engine", "runners", "storage"))
+_PACKAGE = Path(__file__).parent.parent  # not resolved: frames name the file as it was imported, links and all
+_ENGINE_FOLDERS = tuple(str(_PACKAGE / folder) + os.sep for folder in ("engine", "runners", "storage"))
 
 MAX_LENGTH = 64 * 1024
 

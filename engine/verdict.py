@@ -23,7 +23,10 @@ FinalState: TypeAlias = Literal["children", "return", "unhandled"]
 def verdict(run: Run, returned: Any, rule: FinalState) -> Outcome:
     """How the flow ended whose body returned `returned`; every future of the flow is done by now."""
     if isinstance(returned, State) and returned.run_id is None:
-        return Outcome(returned.type, returned.name, returned.message, returned.data)
+        if returned.type in TERMINAL:
+            return Outcome(returned.type, returned.name, returned.message, returned.data)
+        message = f"The flow returned a state of type {returned.type}, in which no run can end."
+        return Outcome(FAILED, "Failed", message, RunFailed(run.name, message))
     tally = run.tally or Tally()
     given: list[State[Any]] = []
     data = _with_states(returned, given)

@@ -99,8 +99,12 @@ class SQLiteJournal:
         run.recorded = True
         self._buffer.append(run)
         if not self._roused:
+            try:
+                self._post(self._rouse)
+            except JournalClosed:
+                run.recorded = False
+                raise
             self._roused = True
-            self._post(self._rouse)
             self.crowded = len(self._buffer) > MAX_BACKLOG
 
     def keep(self, key: str, record: Record) -> None:
@@ -182,8 +186,10 @@ class SQLiteJournal:
     def poison(self) -> None:
         """Refuse every further use: this is the copy of the journal in a forked child."""
         self._portal = None
+        self._roused = False
         self._buffer.clear()
-        self._stack.pop_all()
+        _abandoned.append(self._stack)
+        self._stack = ExitStack()
 
     # --- inside ------------------------------------------------------------------------------------------------
 
@@ -434,6 +440,9 @@ class _Service:
 def _now() -> int:
     return time.time_ns() // 1000
 
+
+_abandoned: list[ExitStack] = []
+"""Contexts of the parent's threads, in a forked child: leaving them, or dropping them, would wait for those threads."""
 
 _open_journals: weakref.WeakSet[SQLiteJournal] = weakref.WeakSet()
 

@@ -1,0 +1,366 @@
+"""What is let go of, and when: with the garbage collector switched off, so that nothing may wait for it."""
+
+from __future__ import annotations
+
+import gc
+import os
+import weakref
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from undertow import Engine, flow, quote, task, wait_async
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class Blob:
+    """A value that can be watched being let go of."""
+
+    made: weakref.WeakSet[Blob] = weakref.WeakSet()
+
+    def __init__(self) -> None:
+        self.made.add(self)
+
+
+def alive() -> int:
+    """How many blobs there are."""
+    return len(Blob.made)
+
+
+@pytest.fixture(autouse=True)
+def no_collector() -> Iterator[None]:
+    """No garbage collection during the test."""
+    gc.collect()
+    gc.disable()
+    Blob.made.clear()
+    yield
+    gc.enable()
+
+
+@pytest.fixture
+def runs(journal: Any) -> Any:
+    """The runs that are still held by something other than the journal."""
+    journal.runs = weakref.WeakValueDictionary()
+    return journal.runs
+
+
+@task
+async def make(_: Any = None) -> Blob:
+    return Blob()
+
+
+@task
+def make_in_thread(_: Any = None) -> Blob:
+    return Blob()
+
+
+@task
+async def use(blob: Any) -> None:
+    await anyio.lowlevel.checkpoint()
+
+
+async def in_a_flow(body: Callable[[], Awaitable[Any]]) -> Any:
+    """What an async function gives when it is the body of a flow that is judged by what it returns."""
+    return await flow(final_state="return")(body)()
+
+
+# --- resident memory ---------------------------------------------------------------------------------------------
+
+
+def resident() -> int:
+    """Bytes of memory that the process occupies."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_hundred_thousand_calls(anyio_backend: str, tmp_path: Path) -> None:
+    """100 000 awaited calls in one flow, each returning 1 kB and journaled on disk, take less than 5 MB."""
+
+    @task
+    async def kilobyte(number: int) -> bytes:
+        return bytes(1024)
+
+    @flow
+    async def outer() -> int:
+        for number in range(10_000):
+            await kilobyte(number)
+        before = resident()
+        for number in range(90_000):
+            await kilobyte(number)
+        return resident() - before
+
+    async with Engine(tmp_path / "journal.db"):
+        assert await outer() < 5_000_000
+
+
+# --- values ------------------------------------------------------------------------------------------------------
+
+
+async def test_an_awaited_value_belongs_to_its_caller(engine: Engine, runs: Any) -> None:
+    """The value of a call is held by its caller alone: let go of, it is gone."""
+
+    async def body() -> None:
+        for _ in range(100):
+            value = await make()
+            assert alive() == 1
+            del value
+            assert alive() == 0
+
+    await in_a_flow(body)
+
+
+async def test_a_value_goes_with_its_future(engine: Engine, runs: Any) -> None:
+    """A future that is held keeps its value and is all that does: futures dropped in order free their values in order."""
+
+    async def body() -> None:
+        futures = list(make.map(range(50)))
+        await wait_async(futures)
+        while futures:
+            assert alive() == len(futures)
+            future = futures.pop(0)
+            assert isinstance(await future, Blob)
+            del future
+        assert alive() == 0
+
+    await in_a_flow(body)
+
+
+async def test_values_nobody_wants_are_not_kept(engine: Engine, runs: Any) -> None:
+    """Of a submitted run whose future was dropped nothing is left when it has ended, neither value nor run."""
+
+    async def body() -> None:
+        for _ in range(100):
+            make.submit()
+        await anyio.sleep(1)
+        assert alive() == 0
+        assert len(runs) == 1
+
+    await in_a_flow(body)
+
+
+async def test_a_chain_holds_one_link(engine: Engine, runs: Any) -> None:
+    """In a chain of dependent runs a value goes as soon as the run that needed it has ended."""
+    most = 0
+
+    @task
+    async def link(previous: Blob) -> Blob:
+        nonlocal most
+        await anyio.sleep(1)
+        most = max(most, alive())
+        return Blob()
+
+    async def body() -> None:
+        future = make.submit()
+        for _ in range(30):
+            future = link.submit(future)
+        await future
+        assert alive() == 1
+        del future
+        assert alive() == 0
+
+    await in_a_flow(body)
+    assert most <= 2
+
+
+async def test_a_value_given_to_many(engine: Engine, runs: Any) -> None:
+    """A value that several runs depend on goes when its future is dropped and the last of them has ended."""
+
+    async def body() -> None:
+        future = make.submit()
+        users = [use.submit([{"deep": future}]) for _ in range(5)]
+        del future
+        await wait_async(users)
+        assert alive() == 0
+
+    await in_a_flow(body)
+
+
+@pytest.mark.real_time
+async def test_values_from_threads(engine: Engine, runs: Any) -> None:
+    """No thread keeps the value of a body that it ran, nor its arguments."""
+
+    @task
+    def swap(blob: Blob) -> Blob:
+        return Blob()
+
+    async def body() -> None:
+        value: Any = await make_in_thread.submit()
+        for _ in range(5):
+            value = await swap.submit(quote(value))
+        assert alive() == 1
+        del value
+        assert alive() == 0
+
+    await in_a_flow(body)
+
+
+# --- arguments ---------------------------------------------------------------------------------------------------
+
+
+class Broken(Exception):
+    """What the failing tasks of these tests raise."""
+
+
+async def endless(blob: Blob) -> None:
+    await anyio.sleep_forever()
+
+
+async def breaks(blob: Blob) -> None:
+    copy = [blob]
+    await anyio.lowlevel.checkpoint()
+    raise Broken(len(copy))
+
+
+def breaks_inline(blob: Blob) -> None:
+    copy = [blob]
+    raise Broken(len(copy))
+
+
+async def fine(blob: Blob) -> None:
+    await anyio.lowlevel.checkpoint()
+
+
+async def breaks_deeper(blob: Blob) -> None:
+    try:
+        await breaks(blob)
+    except Broken as error:
+        raise ValueError("with a cause") from error
+
+
+BODIES = [
+    task(fine),
+    task(breaks),
+    task(breaks_inline),
+    task(breaks_deeper),
+    task(retries=2)(breaks),
+    task(retries=1, retry_delay_seconds=1)(breaks),
+    task(timeout_seconds=1)(endless),
+    flow(fine),
+    flow(breaks),
+    flow(breaks_deeper),
+    flow(timeout_seconds=1)(endless),
+]
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("definition", BODIES)
+async def test_arguments_go_with_the_last_attempt(engine: Engine, runs: Any, definition: Any) -> None:
+    """When a run has ended, in whatever way, its arguments are let go of, while its future and its state are kept."""
+
+    async def body() -> None:
+        future = definition.submit(quote(Blob()))
+        state = await future.wait_async()
+        assert state.is_final()
+        assert alive() == 0, state
+        blob = Blob()
+        state = definition(blob, return_state=True)
+        state = state if definition.fn is breaks_inline else await state
+        assert state.is_final()
+        del blob
+        assert alive() == 0, state
+
+    await in_a_flow(body)
+
+
+async def test_arguments_of_the_cancelled(engine: Engine, runs: Any) -> None:
+    """A run that was cancelled, before its start or while it ran or slept before a retry, has let go of everything."""
+    late = task(retries=1, retry_delay_seconds=50)(breaks)
+
+    async def body() -> None:
+        futures = [task(endless).submit(Blob()), late.submit(Blob()), use.submit(make.submit(), wait_for=[make.submit()])]
+        await anyio.sleep(1)
+        futures.append(use.submit(Blob()))
+        for future in futures:
+            future.cancel()
+        await wait_async(futures)
+        assert [future.state.name for future in futures] == ["Cancelled", "Cancelled", "Completed", "Cancelled"]
+        assert alive() == 0
+
+    await in_a_flow(body)
+
+
+async def test_an_exception_passed_on(engine: Engine, runs: Any) -> None:
+    """An exception that is caught and kept keeps none of what the run's frames held."""
+
+    async def body() -> None:
+        try:
+            await task(breaks)(Blob())
+        except Broken as error:
+            kept = error
+        assert alive() == 0
+        assert kept.args == (1,)
+
+    await in_a_flow(body)
+
+
+# --- flows and runs ----------------------------------------------------------------------------------------------
+
+
+async def test_a_subflow_that_returns_nothing_holds_numbers(engine: Engine, runs: Any) -> None:
+    """A flow without a return value holds none of its children's values, states or runs, while it runs and after."""
+
+    @flow
+    async def inner() -> None:
+        for _ in range(100):
+            await make()
+            make.submit()
+            assert alive() == 0
+        await anyio.sleep(1)
+        assert alive() == 0
+        assert len(runs) == 2
+
+    async def body() -> None:
+        future = inner.submit()
+        await future
+        assert alive() == 0
+        assert future.run.tally is not None
+        assert future.run.tally.completed == 200
+
+    await in_a_flow(body)
+
+
+async def test_no_run_waits_for_the_collector(engine: Engine, runs: Any) -> None:
+    """Runs, futures and values go by reference counting alone: when a flow has returned nothing of it is left."""
+
+    @task(retries=1, tags=["tag"])
+    async def parent(blob: Blob) -> Blob:
+        child = make.submit(blob)
+        return await child
+
+    @flow
+    async def inner(blob: Blob) -> Blob:
+        return await parent(blob)
+
+    @flow
+    async def outer() -> None:
+        await inner(await parent.submit(make.submit()))
+        assert len(await make.map([1, 2, 3])) == 3
+        assert len([1 async for _ in make.stream(range(10), max_in_flight=3)]) == 10
+        make_in_line = task(lambda: Blob())
+        make_in_line()
+
+    await outer()
+    assert alive() == 0
+    assert list(runs) == []
+
+
+@pytest.mark.real_time
+def test_no_run_of_a_script_waits_for_the_collector(sync_engine: Engine, runs: Any) -> None:
+    """The same in `def` flows and scripts."""
+
+    @flow
+    def outer() -> Any:
+        value = make()
+        value = make_in_thread.submit(value).result()
+        return make_in_thread(make.map([value]).result()[0])
+
+    value = outer()
+    assert alive() == 1
+    del value
+    assert alive() == 0
+    assert list(runs) == []
