@@ -11,6 +11,7 @@ from collections.abc import Callable
 from time import perf_counter
 
 import anyio
+
 from undertow import Engine, flow
 
 from .method import Round, Sample, Workload

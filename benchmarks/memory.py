@@ -8,6 +8,7 @@ from collections import deque
 from pathlib import Path
 
 import anyio
+
 from undertow import Engine, Future, flow, task
 
 from .method import Round, Sample, Workload, run_python

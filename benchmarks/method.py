@@ -17,6 +17,7 @@ from time import perf_counter
 
 import anyio
 import attrs
+
 from undertow import Engine
 
 Work = Callable[[int], Awaitable[object]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import anyio
+
 from undertow import flow
 
 from .method import Round, Sample, Workload, pair

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import anyio
+
 from undertow import flow, task
 
 from .method import Round, Sample, Workload, pair

@@ -7,6 +7,7 @@ from pathlib import Path
 from time import perf_counter
 
 import anyio.to_thread
+
 from undertow import Engine, flow, task
 
 from .method import Round, Sample, Workload, seconds

@@ -87,10 +87,8 @@ class Signature:
 Upstream: TypeAlias = Future[Any] | State[Any]
 
 
-def may_hold_upstreams(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+def need_search(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """Whether arguments need to be searched at all; scalars, the ordinary case, don't."""
-    if not Handles.made:
-        return False
     for value in args:
         if type(value) not in _SCALARS:
             return True
@@ -102,6 +100,8 @@ def find_upstreams(name: str, *trees: object) -> list[tuple[Upstream, bool]]:
 
     Raises `ArgumentsTooDeep` when there are too many containers to look into.
     """
+    if not Handles.made:
+        return []
     found: dict[int, tuple[Upstream, bool]] = {}
     budget = SEARCH_BUDGET
     pending: list[tuple[object, bool]] = [(tree, False) for tree in trees]
@@ -121,6 +121,11 @@ def find_upstreams(name: str, *trees: object) -> list[tuple[Upstream, bool]]:
                 raise ArgumentsTooDeep(name, SEARCH_BUDGET)
             pending.extend((part, allowed) for part in parts if type(part) not in _SCALARS)
     return list(reversed(found.values()))
+
+
+def unwrapped(value: Any) -> Any:
+    """What stands in `quote(...)` or `allow_failure(...)`, and any other value as it is."""
+    return value.value if isinstance(value, quote | allow_failure) else value
 
 
 def state_of(upstream: Upstream) -> State[Any]:

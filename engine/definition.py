@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, cast
 
 import attrs
 
-from .arguments import Signature, find_upstreams, may_hold_upstreams, state_of
+from .arguments import Signature, find_upstreams, need_search, state_of, unwrapped
 from .bridge import call_from_thread
 from .caching import Caching, Serializer
 from .context import CURRENT, current_core
@@ -107,7 +107,7 @@ class Definition(Generic[P, R]):
         functools.update_wrapper(cast("Callable[..., Any]", self), cast("Callable[..., Any]", fn))
         self.is_generator = inspect.isgeneratorfunction(fn)
         self.is_async_generator = inspect.isasyncgenfunction(fn)
-        self.is_async = inspect.iscoroutinefunction(fn) or self.is_async_generator
+        self.is_async = _makes_coroutines(fn) or self.is_async_generator
         self._read(options)
         remember_definition(self)
 
@@ -115,8 +115,9 @@ class Definition(Generic[P, R]):
         """Check the options and derive what the pipeline uses."""
         self.name: str = _text("name", options.name) or str(getattr(self.fn, "__name__", type(self.fn).__name__))
         self.key = f"{getattr(self.fn, '__module__', '')}.{getattr(self.fn, '__qualname__', self.name)}"
-        self.description = options.description or inspect.getdoc(self.fn)
-        self.version = options.version
+        self.description = _text("description", options.description) or inspect.getdoc(self.fn)
+        self.version = _text("version", options.version)
+        check_flag("log_prints", options.log_prints)
         self.signature = Signature(self.fn, self.name)
         self.tags = _tags(options.tags)
         self.timeout = _timeout(options.timeout_seconds)
@@ -235,7 +236,12 @@ class Definition(Generic[P, R]):
         if self.limit_names:
             self._declare_limits(core)
         run = core.make_run(self, args, kwargs, map_index=map_index, run_id=run_id, parentless=parentless)
-        upstreams = find_upstreams(self.name, args, kwargs) if may_hold_upstreams(args, kwargs) else []
+        upstreams: list[Any] = []
+        if need_search(args, kwargs):
+            upstreams = find_upstreams(self.name, args, kwargs)
+            if not upstreams:
+                run.args = [unwrapped(value) for value in args]
+                run.kwargs = {name: unwrapped(value) for name, value in kwargs.items()}
         if wait_for is not None:
             upstreams += find_upstreams(self.name, list(wait_for))
         if upstreams:
@@ -334,6 +340,17 @@ def submitted_state(future: Future[R]) -> State[R] | Coroutine[Any, Any, State[R
 _GENERATORS = frozenset({GeneratorType})
 
 
+def _makes_coroutines(fn: Any) -> bool:
+    """Whether a function, or an object with a `__call__` method, is `async`."""
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
+
+
+def check_flag(option: str, value: object) -> None:
+    """Raise `InvalidOption` for what is neither a boolean nor `None`."""
+    if value is not None and not isinstance(value, bool):
+        raise InvalidOption(option, value, "True or False")
+
+
 def _text(option: str, value: object) -> str | None:
     if value is not None and (not isinstance(value, str) or not value):
         raise InvalidOption(option, value, "a text that is not empty")
@@ -341,7 +358,7 @@ def _text(option: str, value: object) -> str | None:
 
 
 def _tags(value: Iterable[str]) -> frozenset[str]:
-    if isinstance(value, str) or not all(isinstance(tag, str) for tag in value):
+    if isinstance(value, str) or not isinstance(value, Iterable) or not all(isinstance(tag, str) for tag in value):
         raise InvalidOption("tags", value, "a collection of texts")
     return frozenset(value)
 

@@ -275,6 +275,8 @@ class RetryAfter(Signal):
     """`raise RetryAfter(30)` fails the attempt and retries it after that many seconds, if retries are left."""
 
     def __init__(self, seconds: float, reason: str = "") -> None:
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0:
+            raise InvalidOption("RetryAfter", seconds, "a number of seconds, 0 or more")
         super().__init__(reason or f"asked to be retried after {seconds:g} s")
         self.seconds = seconds
 

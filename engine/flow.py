@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Generic, Literal, ParamSpec, TypeVar, cast, ov
 import attrs
 
 from .caching import SERIALIZERS, Serializer
-from .definition import Definition, NameMaker, Options, submitted_state, take_flags
+from .definition import Definition, NameMaker, Options, check_flag, submitted_state, take_flags
 from .durable import begin_durable
 from .errors import InvalidOption, ParameterInvalid, RunCancelled
 from .futures import Future
@@ -62,6 +62,8 @@ class Flow(Definition[P, R], Generic[P, R]):
         if options.task_runner is not None and not callable(getattr(options.task_runner, "run", None)):
             raise InvalidOption("task_runner", options.task_runner, "a runner, such as ThreadRunner()")
         self.cancels_siblings = options.on_child_failure == "cancel"
+        check_flag("validate_parameters", options.validate_parameters)
+        check_flag("durable", options.durable)
         self.validates = options.validate_parameters
         if options.result_serializer not in SERIALIZERS:
             raise InvalidOption("result_serializer", options.result_serializer, " or ".join(map(repr, SERIALIZERS)))

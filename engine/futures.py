@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
 
 import anyio
@@ -184,34 +185,27 @@ class Future(Generic[R_co]):
     async def settled(self) -> None:
         """Wait until the run has ended, and no more: its failure is not received by that."""
         if self._outcome is None:
-            waiter = CURRENT.get()
-            if waiter is not None:
-                _refuse_circles(waiter, self.run)
-                waiter.awaiting += (self.run,)
             waker = Waker()
-            self.watch(waker.wake)
-            try:
-                await waker.wait()
-            finally:
-                self.forget(waker.wake)
-                if waiter is not None:
-                    waiter.awaiting = _without(waiter.awaiting, self.run)
+            with waiting_for([self]):
+                self.watch(waker.wake)
+                try:
+                    await waker.wait()
+                finally:
+                    self.forget(waker.wake)
 
     def _block(self, timeout: float | None, method: str, instead: str) -> None:
         if self.done:
             return
         if in_event_loop():
             raise WouldBlock(f"{method}() on {self!r}", instead)
-        waiter = CURRENT.get()
-        if waiter is not None:
-            _refuse_circles(waiter, self.run)
         flag = threading.Event()
-        self.watch(flag.set)
-        try:
-            with standing_aside():
-                flag.wait(timeout)
-        finally:
-            self.forget(flag.set)
+        with waiting_for([self]):
+            self.watch(flag.set)
+            try:
+                with standing_aside():
+                    flag.wait(timeout)
+            finally:
+                self.forget(flag.set)
 
     def watch(self, callback: Callable[[], object]) -> None:
         """`on_done` from any thread; elsewhere than at home it is registered in the run's own loop."""
@@ -242,6 +236,9 @@ def deliver(outcome: Outcome, run: Run, raise_on_failure: bool = True) -> Any:
     state = outcome.state(run)
     if not raise_on_failure:
         return state.result(raise_on_failure=False)
+    if outcome.traceback is not None and isinstance(outcome.data, BaseException):
+        # As it was when the run ended: a failure given to several must not collect the frames of all of them.
+        outcome.data.__traceback__ = outcome.traceback
     try:
         return state.result()
     finally:
@@ -249,23 +246,38 @@ def deliver(outcome: Outcome, run: Run, raise_on_failure: bool = True) -> Any:
         del state, outcome
 
 
-def _refuse_circles(waiter: Run, target: Run) -> None:
-    """Raise `SelfDependency` if `target` can only end after `waiter`."""
-    line = waiter.ancestors()
-    seen: set[str] = set()
-    pending = [target]
+@contextmanager
+def waiting_for(futures: Sequence[Future[Any]]) -> Iterator[None]:
+    """Around a wait: the current run needs these runs to end. Raises `SelfDependency` if one of them needs it."""
+    waiter = CURRENT.get()
+    targets = tuple(future.run for future in futures if not future.done)
+    if waiter is None or not targets:
+        yield
+        return
+    # First noted, then checked: of two threads that close a circle at once, at least one sees it.
+    waiter.awaiting += targets
+    try:
+        _refuse_circles(waiter, targets)
+        yield
+    finally:
+        left = list(waiter.awaiting)
+        for run in targets:
+            left.remove(run)
+        waiter.awaiting = tuple(left)
+
+
+def _refuse_circles(waiter: Run, targets: Sequence[Run]) -> None:
+    """Raise `SelfDependency` if one of the targets can only end after `waiter`."""
+    line = set(waiter.ancestors())
+    seen: set[Run] = set()
+    pending = list(targets)
     while pending:
         run = pending.pop()
         if run in line:
             raise SelfDependency(waiter.name)
-        if run.id not in seen:
-            seen.add(run.id)
+        if run not in seen:
+            seen.add(run)
             pending.extend(run.awaiting)
-
-
-def _without(runs: tuple[Run, ...], run: Run) -> tuple[Run, ...]:
-    at = runs.index(run)
-    return runs[:at] + runs[at + 1 :]
 
 
 class FutureList(Sequence[Future[R]]):
@@ -382,7 +394,7 @@ class Completing(Generic[R]):
         try:
             for position in range(len(self.futures)):
                 while len(ended) <= position:
-                    with anyio.move_on_at(deadline):
+                    with waiting_for(self.futures), anyio.move_on_at(deadline):
                         await waker.wait()
                     if len(ended) <= position and anyio.current_time() >= deadline:
                         raise TimeoutError(self._late(len(ended)))
@@ -399,7 +411,7 @@ class Completing(Generic[R]):
         callbacks = self._watch(ended, flag.release)
         try:
             for position in range(len(self.futures)):
-                with standing_aside():
+                with waiting_for(self.futures), standing_aside():
                     in_time = flag.acquire(timeout=self._timeout)
                 if not in_time:
                     raise TimeoutError(self._late(len(ended)))

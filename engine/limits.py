@@ -16,6 +16,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
 from typing import TypeAlias
 
 import anyio
@@ -62,7 +63,7 @@ def RateLimit(times: float, per: str | float = "1s", burst: float | None = None)
     `per` is a number of seconds or a text such as `"1s"`, `"5m"`, `"1h"`, `"1d"`. Raises `InvalidOption`.
     """
     rate = _positive("times", times) / _period(per)
-    return Limit(times if burst is None else _positive("burst", burst), rate)
+    return Limit(max(times, 1) if burst is None else _positive("burst", burst), rate)
 
 
 LimitLike: TypeAlias = int | float | Limit
@@ -89,9 +90,8 @@ class Bucket:
 
     def delay(self, slots: float, now: float) -> float:
         """Seconds until the leak alone makes room for `slots`; 0 when there is room, inf when it never will."""
-        # A microslot of tolerance, so that rounding can't make a waiter wake a moment too early for ever.
-        excess = self.level(now) + slots - self.limit.slots - 1e-6
-        if excess <= 0:
+        excess = self.level(now) + slots - self.limit.slots
+        if excess <= 1e-6:
             return 0.0
         return excess / self.limit.rate if self.limit.rate else math.inf
 
@@ -107,7 +107,7 @@ class Waiter:
 
     __slots__ = ("buckets", "gone", "granted", "order", "slots", "waker")
 
-    def __init__(self, buckets: tuple[Bucket, ...], slots: float, order: tuple[float, int], waker: Waker) -> None:
+    def __init__(self, buckets: tuple[Bucket, ...], slots: float, order: tuple[bool, float, int], waker: Waker) -> None:
         self.buckets = buckets
         self.slots = slots
         self.order = order
@@ -137,11 +137,13 @@ class Lease:
         self.slots = slots
         self._users = 1
 
-    def share(self) -> Lease:
-        """Use the slots a second time; they are given back when every user has released."""
+    def share(self) -> bool:
+        """Use the slots a second time, until every user has released; false when the last one has already."""
         with self.limits.lock:
+            if self._users == 0:
+                return False
             self._users += 1
-        return self
+            return True
 
     def release(self) -> None:
         """Give the slots back, straight to who waits for them. Safe from any thread."""
@@ -160,6 +162,25 @@ class Lease:
         with self.limits.lock:
             for bucket in self.buckets:
                 bucket.taken += self.slots
+
+
+HELD: ContextVar[tuple[Lease, ...]] = ContextVar("undertow_held", default=())
+"""Leases of the `concurrency` blocks around a call."""
+
+
+def join(names: Iterable[str], around: Iterable[Lease]) -> tuple[list[Lease], tuple[str, ...]]:
+    """Share what the runs around a request hold; the rest of the names have to be acquired.
+
+    A rate is never shared: every request counts, and none can wait for its own caller.
+    """
+    wanted = dict.fromkeys(names)
+    shared: list[Lease] = []
+    for lease in around:
+        covered = {bucket.name for bucket in lease.buckets if not bucket.limit.rate} & wanted.keys()
+        if covered and lease.share():
+            shared.append(lease)
+            wanted = {name: None for name in wanted if name not in covered}
+    return shared, tuple(wanted)
 
 
 class Limits:
@@ -212,18 +233,31 @@ class Limits:
                 bucket.head() is None and bucket.delay(1, now) == 0 for bucket in map(self.buckets.__getitem__, names)
             )
 
-    def try_acquire(self, names: Iterable[str], slots: float = 1) -> Lease | None:
-        """Take the slots if that needs no waiting. Raises `LimitUnknown` and `LimitImpossible`."""
+    def try_acquire(self, names: Iterable[str], slots: float = 1, *, inside: bool = False) -> Lease | None:
+        """Take the slots if that needs no waiting. Raises `LimitUnknown` and `LimitImpossible`.
+
+        Who is `inside` of other slots goes before all who hold none: these may be waiting for what it holds.
+        """
         buckets = self._find(names, slots)
         now = self._now()
         with self.lock:
-            if any(bucket.head() is not None or bucket.delay(slots, now) > 0 for bucket in buckets):
-                return None
+            for bucket in buckets:
+                head = bucket.head()
+                if head is not None and (not inside or not head.order[0]):
+                    return None
+                if bucket.delay(slots, now) > 0:
+                    return None
             self._take(buckets, slots)
         return Lease(self, buckets, slots)
 
     async def acquire(
-        self, names: Iterable[str], slots: float = 1, *, priority: float = 0, timeout: float | None = None
+        self,
+        names: Iterable[str],
+        slots: float = 1,
+        *,
+        priority: float = 0,
+        timeout: float | None = None,
+        inside: bool = False,
     ) -> Lease:
         """Wait for `slots` of every named limit, all or none; higher priority first, then first come, first served.
 
@@ -231,15 +265,15 @@ class Limits:
         `LimitImpossible` at once for more slots than a limit has.
         """
         names = tuple(names)
-        lease = self.try_acquire(names, slots)
+        lease = self.try_acquire(names, slots, inside=inside)
         if lease is not None:
             return lease
         with anyio.move_on_after(timeout):
-            return await self._wait(self._find(names, slots), slots, priority)
+            return await self._wait(self._find(names, slots), slots, (not inside, -priority))
         raise SlotTimeout(names, timeout or 0)
 
-    async def _wait(self, buckets: tuple[Bucket, ...], slots: float, priority: float) -> Lease:
-        waiter = self._enqueue(buckets, slots, priority)
+    async def _wait(self, buckets: tuple[Bucket, ...], slots: float, rank: tuple[bool, float]) -> Lease:
+        waiter = self._enqueue(buckets, slots, rank)
         try:
             while not waiter.granted:
                 with anyio.move_on_after(self._patience(waiter)):
@@ -251,10 +285,10 @@ class Limits:
             raise
         return Lease(self, buckets, slots)
 
-    def _enqueue(self, buckets: tuple[Bucket, ...], slots: float, priority: float) -> Waiter:
+    def _enqueue(self, buckets: tuple[Bucket, ...], slots: float, rank: tuple[bool, float]) -> Waiter:
         with self.lock:
             self._arrivals += 1
-            waiter = Waiter(buckets, slots, (-priority, self._arrivals), Waker())
+            waiter = Waiter(buckets, slots, (*rank, self._arrivals), Waker())
             for bucket in buckets:
                 heapq.heappush(bucket.queue, waiter)
             self._grant(buckets)

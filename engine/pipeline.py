@@ -33,6 +33,7 @@ from .errors import (
 )
 from .futures import Future
 from .hooks import call_hooks
+from .limits import HELD, Lease, join
 from .memo import recall, remember
 from .run import Outcome, Run
 from .states import (
@@ -84,6 +85,7 @@ async def execute(run: Run, in_own_task: bool = False) -> Outcome:
 
 async def member(run: Run, future: Future[Any]) -> None:
     """A submitted run's life, as a member of its host's task group."""
+    HELD.set(())  # a block around `submit` holds its slots for itself: the member may well outlive it
     try:
         outcome = await execute(run, in_own_task=True)
     except BaseException as error:
@@ -196,21 +198,27 @@ async def take_slots(run: Run) -> None:
     wanted = dict.fromkeys((*run.definition.limit_names, *limits.known(sorted(run.tags))))
     if not wanted:
         return
-    shared = []
-    for ancestor in run.ancestors()[1:]:
-        for lease in ancestor.leases:
-            names = {bucket.name for bucket in lease.buckets}
-            if names & wanted.keys():
-                shared.append(lease)
-                wanted = {name: None for name in wanted if name not in names}
-    lease_or_none = limits.try_acquire(wanted) if wanted else None
-    if wanted and lease_or_none is None:
-        if run.definition.cancels_new:
-            raise RunCancelled(run.name, f"no slot of {', '.join(map(repr, wanted))} was free")
-        transition(run, SCHEDULED, "AwaitingConcurrencySlot", f"No slot free of {', '.join(map(repr, wanted))}.")
-        lease_or_none = await limits.acquire(wanted, priority=run.definition.priority)
-    own = () if lease_or_none is None else (lease_or_none,)
-    run.leases = (*own, *(lease.share() for lease in shared))
+    around = [lease for ancestor in run.ancestors()[1:] for lease in ancestor.leases]
+    shared, rest = join(wanted, around)
+    try:
+        own = [await _acquire(run, rest, bool(around or HELD.get()))] if rest else []
+    except BaseException:
+        for lease in shared:
+            lease.release()
+        raise
+    run.leases = (*own, *shared)
+
+
+async def _acquire(run: Run, names: tuple[str, ...], inside: bool) -> Lease:
+    limits = run.core.limits
+    lease = limits.try_acquire(names, inside=inside)
+    if lease is not None:
+        return lease
+    own = run.definition.own_limit_name
+    if run.definition.cancels_new and own in names and not limits.has_room([own]):
+        raise RunCancelled(run.name, f"no slot of {own!r} was free")
+    transition(run, SCHEDULED, "AwaitingConcurrencySlot", f"No slot free of {', '.join(map(repr, names))}.")
+    return await limits.acquire(names, priority=run.definition.priority, inside=inside)
 
 
 # --- one attempt -----------------------------------------------------------------------------------------------
@@ -287,7 +295,8 @@ def failure(run: Run, error: Exception, name: str = "Failed", message: str = "")
     if isinstance(error, Skip):
         return Outcome(SKIPPED, "Skipped", str(error), RunSkipped(run.name, str(error)))
     run.error = format_error(error)
-    return Outcome(FAILED, name, message or f"{run.kind.capitalize()} run raised {describe(error)}", error)
+    message = message or f"{run.kind.capitalize()} run raised {describe(error)}"
+    return Outcome(FAILED, name, message, error, error.__traceback__)
 
 
 def interrupted(run: Run, error: BaseException) -> Outcome:

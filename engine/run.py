@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import attrs
@@ -39,6 +40,8 @@ class Outcome:
     name: str
     message: str
     data: Any = None
+    traceback: TracebackType | None = None
+    """Where `data` was raised, for an exception."""
 
     def state(self, run: Run) -> State[Any]:
         """The outcome as the value users see."""

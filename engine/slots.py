@@ -10,8 +10,8 @@ from anyio.from_thread import run as run_in_loop
 from .context import CURRENT, current_core
 from .core import Core
 from .errors import InvalidOption, LimitUnknown, WouldBlock
-from .limits import Lease
-from .waking import in_event_loop
+from .limits import HELD, Lease
+from .waking import in_event_loop, standing_aside
 
 
 class concurrency:
@@ -24,15 +24,17 @@ class concurrency:
 
     def __init__(self, *names: str | Iterable[str], occupy: float = 1, timeout_seconds: float | None = None) -> None:
         self._names = _flat(names)
-        if isinstance(occupy, bool) or not isinstance(occupy, int | float) or not occupy > 0:
-            raise InvalidOption("occupy", occupy, "a number of slots above 0")
-        self._slots = occupy
+        self._slots = _occupy(occupy)
         self._timeout = timeout_seconds
         self._lease: Lease | None = None
 
     async def __aenter__(self) -> None:
         limits = _core().limits
-        self._lease = await limits.acquire(self._names, self._slots, timeout=self._timeout)
+        self._hold(await limits.acquire(self._names, self._slots, timeout=self._timeout, inside=_inside()))
+
+    def _hold(self, lease: Lease) -> None:
+        self._lease = lease
+        HELD.set((*HELD.get(), lease))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
@@ -40,13 +42,15 @@ class concurrency:
         self._release()
 
     def __enter__(self) -> None:
-        self._lease = _take_in_thread(self._names, self._slots, self._timeout)
+        self._hold(_take_in_thread(self._names, self._slots, self._timeout))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._release()
 
     def _release(self) -> None:
         if self._lease is not None:
+            # Not by a token: the block may end in another context than it began in, as in a fixture.
+            HELD.set(tuple(lease for lease in HELD.get() if lease is not self._lease))
             self._lease.release()
             self._lease = None
 
@@ -60,7 +64,7 @@ class rate_limit:
 
     def __init__(self, *names: str | Iterable[str], occupy: float = 1, timeout_seconds: float | None = None) -> None:
         self._names = _flat(names)
-        self._slots = occupy
+        self._slots = _occupy(occupy)
         self._timeout = timeout_seconds
 
     def _check(self, core: Core) -> None:
@@ -77,7 +81,7 @@ class rate_limit:
     async def __aenter__(self) -> None:
         core = _core()
         self._check(core)
-        await core.limits.acquire(self._names, self._slots, timeout=self._timeout)
+        await core.limits.acquire(self._names, self._slots, timeout=self._timeout, inside=_inside())
 
     async def __aexit__(self, *_: object) -> None:
         """Nothing to give back."""
@@ -99,8 +103,21 @@ def _core() -> Core:
     return run.core if run is not None else current_core()
 
 
+def _occupy(slots: float) -> float:
+    if isinstance(slots, bool) or not isinstance(slots, int | float) or not slots > 0:
+        raise InvalidOption("occupy", slots, "a number of slots above 0")
+    return slots
+
+
+def _inside() -> bool:
+    """Whether slots are held around a call made here, by a block or by the runs that it is in."""
+    run = CURRENT.get()
+    return bool(HELD.get()) or (run is not None and any(each.leases for each in run.ancestors()))
+
+
 def _flat(names: Iterable[str | Iterable[str]]) -> tuple[str, ...]:
-    flat = tuple(name for each in names for name in ((each,) if isinstance(each, str) else each))
+    groups = (each if isinstance(each, list | tuple | set | frozenset) else (each,) for each in names)
+    flat = tuple(name for group in groups for name in group)
     if not flat or not all(isinstance(name, str) for name in flat):
         raise InvalidOption("names", flat, "one name of a limit or more")
     return flat
@@ -108,7 +125,8 @@ def _flat(names: Iterable[str | Iterable[str]]) -> tuple[str, ...]:
 
 def _take_in_thread(names: tuple[str, ...], slots: float, timeout: float | None) -> Lease:
     core = _core()
-    lease = core.limits.try_acquire(names, slots)
+    inside = _inside()
+    lease = core.limits.try_acquire(names, slots, inside=inside)
     if lease is not None:
         return lease
     listed = ", ".join(map(repr, names))
@@ -118,6 +136,7 @@ def _take_in_thread(names: tuple[str, ...], slots: float, timeout: float | None)
     host = run.host if run is not None and run.host is not None else core.portal.host()
 
     async def wait() -> Lease:
-        return await core.limits.acquire(names, slots, timeout=timeout)
+        return await core.limits.acquire(names, slots, timeout=timeout, inside=inside)
 
-    return run_in_loop(wait, token=host.token)
+    with standing_aside():
+        return run_in_loop(wait, token=host.token)

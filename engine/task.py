@@ -62,7 +62,11 @@ class Task(Definition[P, R], Generic[P, R]):
         if isinstance(options.priority, bool) or not isinstance(options.priority, int | float):
             raise InvalidOption("priority", options.priority, "a number; higher goes first")
         self.priority = options.priority
-        if isinstance(options.limits, str) or not all(isinstance(name, str) and name for name in options.limits):
+        if (
+            isinstance(options.limits, str)
+            or not isinstance(options.limits, Iterable)
+            or not all(isinstance(name, str) and name for name in options.limits)
+        ):
             raise InvalidOption("limits", options.limits, "a collection of names of limits")
         self.limit_names = (*self.limit_names, *options.limits)
         if options.runner is not None and not callable(getattr(options.runner, "run", None)):

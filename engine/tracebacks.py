@@ -46,14 +46,21 @@ def _trim(formatted: traceback.TracebackException, seen: set[int]) -> None:
 
 
 def clear_frames(error: BaseException) -> None:
-    """Drop the local variables that the frames of an exception keep alive.
+    """Drop the local variables that the frames of a failed body keep alive, its arguments among them.
 
-    Frames still executing keep theirs. Generators are left alone: clearing one that is suspended would close it.
+    Clearing a suspended coroutine or generator would close it, and an exception that was stored and raised again
+    carries frames of whoever met it before. So of these only bodies are cleared: one directly under the engine's
+    `call_body` has ended, because the exception left it there.
     """
     step: TracebackType | None = error.__traceback__
+    under_engine = False
     while step is not None:
         frame = step.tb_frame
-        if not frame.f_code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR):
+        if under_engine or not frame.f_code.co_flags & _SUSPENDABLE:
             with suppress(RuntimeError):  # it is still executing
                 frame.clear()
+        under_engine = frame.f_code.co_name == "call_body" and is_ours(frame.f_code.co_filename)
         step = step.tb_next
+
+
+_SUSPENDABLE = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR | inspect.CO_COROUTINE

@@ -24,7 +24,8 @@ def verdict(run: Run, returned: Any, rule: FinalState) -> Outcome:
     """How the flow ended whose body returned `returned`; every future of the flow is done by now."""
     if isinstance(returned, State) and returned.run_id is None:
         if returned.type in TERMINAL:
-            return Outcome(returned.type, returned.name, returned.message, returned.data)
+            name = returned.name or returned.type.capitalize()
+            return Outcome(returned.type, name, returned.message, returned.data)
         message = f"The flow returned a state of type {returned.type}, in which no run can end."
         return Outcome(FAILED, "Failed", message, RunFailed(run.name, message))
     tally = run.tally or Tally()
@@ -79,6 +80,8 @@ def _of_tally(run: Run, tally: Tally) -> Outcome:
     }
     if not tally.total:
         return Outcome(COMPLETED, "Completed", "")
+    if run.definition.cancels_siblings and tally.failed + tally.crashed:
+        del counts[CANCELLED]  # cancelled for the sake of the failure, which is what the flow ends for
     kind, message = aggregate_counts(counts)
     if kind is COMPLETED:
         return Outcome(COMPLETED, "Completed", message)

@@ -1,6 +1,7 @@
 """Three texts are fetched, two at a time; one line is busy at first. The words are counted as the texts come in."""
 
 import anyio
+
 from undertow import Engine, flow, runtime, task
 
 

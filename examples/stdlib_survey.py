@@ -25,6 +25,7 @@ from tempfile import TemporaryDirectory
 
 import anyio
 import attrs
+
 from undertow import Engine, allow_failure, flow, runtime, task
 
 NOT_SURVEYED = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"}

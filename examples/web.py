@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import anyio
 from fastapi import FastAPI, HTTPException
+
 from undertow import Engine, Future, flow, task
 
 engine = Engine("web.db", limits={"prices": 4})

@@ -297,7 +297,9 @@ def test_a_bad_option_of_either(decorator: Callable[..., Any], option: str, valu
 )
 def test_a_bad_option_of_one(decorator: Callable[..., Any], option: str, value: Any, allowed: str) -> None:
     """The options that only tasks or only flows have refuse bad values in the same words."""
-    with pytest.raises(InvalidOption, match=f"^{option}={re.escape(repr(value))} is not possible: it must be .*{allowed}"):
+    with pytest.raises(
+        InvalidOption, match=f"^{option}={re.escape(repr(value))} is not possible: it must be .*{allowed}"
+    ):
         decorator(**{option: value})(lambda: None)
 
 

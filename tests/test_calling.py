@@ -11,8 +11,7 @@ from typing import Any
 import anyio
 import pytest
 
-from undertow import Engine, Future, NoHost, State, StateType, WouldBlock, flow, runtime, task
-from undertow import wiring
+from undertow import Engine, Future, NoHost, State, StateType, WouldBlock, flow, runtime, task, wiring
 
 
 class Broken(Exception):
@@ -86,9 +85,7 @@ async def test_a_sync_task_runs_inline_in_an_async_flow(engine: Engine) -> None:
     assert await outer() == (threading.get_ident(), 3)
 
 
-async def test_holding_the_loop_is_said_once(
-    engine: Engine, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_holding_the_loop_is_said_once(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
     """A sync task that held the loop for more than 100 ms is warned about once, with what to write instead."""
     moment = 0.0
 
@@ -394,7 +391,9 @@ async def test_submit_without_a_home(make_engine: Callable[..., Engine]) -> None
     engine = make_engine()
     engine.open()
     try:
-        with pytest.raises(NoHost, match=r"double can't be submitted here: .*@flow.*async with Engine.*double\(\.\.\.\)"):
+        with pytest.raises(
+            NoHost, match=r"double can't be submitted here: .*@flow.*async with Engine.*double\(\.\.\.\)"
+        ):
             double.submit(1)
         with pytest.raises(NoHost):
             double.map([1, 2])

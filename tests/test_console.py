@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+
 from undertow import Engine, flow
 from undertow.console.command import cli
 from undertow.console.queries import Change, RunRecord

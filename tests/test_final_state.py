@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import anyio
 import pytest
+
 from undertow import (
     Cancelled,
     Completed,

@@ -15,6 +15,7 @@ import trio.testing
 from anyio import wait_all_tasks_blocked
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from undertow import (
     ConcurrencyLimit,
     Engine,

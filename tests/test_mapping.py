@@ -65,7 +65,7 @@ async def test_map_submits_one_run_per_item(engine: Engine, journal: Any) -> Non
     """`map` gives one future per item, in the order of the items, and each run knows its place in the map."""
 
     async def body() -> list[Any]:
-        futures = one.map("a b c".split())
+        futures = one.map(["a", "b", "c"])
         assert isinstance(futures, FutureList)
         assert len(futures) == 3
         assert [await future for future in futures[1:]] == ["b", "c"]

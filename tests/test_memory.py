@@ -272,7 +272,11 @@ async def test_arguments_of_the_cancelled(engine: Engine, runs: Any) -> None:
     late = task(retries=1, retry_delay_seconds=50)(breaks)
 
     async def body() -> None:
-        futures = [task(endless).submit(Blob()), late.submit(Blob()), use.submit(make.submit(), wait_for=[make.submit()])]
+        futures = [
+            task(endless).submit(Blob()),
+            late.submit(Blob()),
+            use.submit(make.submit(), wait_for=[make.submit()]),
+        ]
         await anyio.sleep(1)
         futures.append(use.submit(Blob()))
         for future in futures:

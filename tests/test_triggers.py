@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
+
 from undertow import (
     Cancelled,
     Completed,
