@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .engine.durable import sleep as sleep
     from .engine.errors import ArgumentsTooDeep as ArgumentsTooDeep
     from .engine.errors import EngineClosed as EngineClosed
+    from .engine.errors import EngineOpen as EngineOpen
     from .engine.errors import Fail as Fail
     from .engine.errors import IllegalTransition as IllegalTransition
     from .engine.errors import InvalidOption as InvalidOption
@@ -103,8 +104,8 @@ _HOMES = {
     "engine.definition": "ConcurrencyLimit",
     "engine.durable": "sleep",
     "engine.errors": (
-        "ArgumentsTooDeep EngineClosed Fail IllegalTransition InvalidOption JournalClosed JournalCorrupt JournalError "
-        "JournalFull JournalLocked JournalMissing JournalReadOnly JournalTooNew LimitImpossible LimitUnknown "
+        "ArgumentsTooDeep EngineClosed EngineOpen Fail IllegalTransition InvalidOption JournalClosed JournalCorrupt "
+        "JournalError JournalFull JournalLocked JournalMissing JournalReadOnly JournalTooNew LimitImpossible LimitUnknown "
         "MappingLengthMismatch MappingMissingIterable NoHost NotCallable ParameterInvalid "
         "ResultNotSerializable ResultUnreadable RetryAfter RunCancelled "
         "RunCrashed RunError RunFailed RunNotResumable RunSkipped RunTimedOut RunUnfinished SelfDependency "

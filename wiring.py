@@ -20,7 +20,7 @@ import anyio
 from .engine import context
 from .engine.core import Core
 from .engine.durable import find_definition
-from .engine.errors import EngineClosed, InvalidOption, RunNotResumable
+from .engine.errors import EngineClosed, EngineOpen, InvalidOption, RunNotResumable
 from .engine.flow import Flow
 from .engine.futures import Future
 from .engine.host import Portal, open_host
@@ -72,8 +72,14 @@ class Engine:
             )
         if isinstance(grace_seconds, bool) or not isinstance(grace_seconds, int | float) or grace_seconds < 0:
             raise InvalidOption("grace_seconds", grace_seconds, "a number of seconds, 0 or more")
+        if backend not in ("asyncio", "trio"):
+            raise InvalidOption("backend", backend, "'asyncio' or 'trio'")
+        if observers is not None and (not isinstance(observers, list) or not all(map(callable, observers))):
+            raise InvalidOption("observers", observers, "a list of functions of a run")
         if journal is None:
             journal = default_journal()
+        if not isinstance(journal, str | os.PathLike) and not callable(getattr(journal, "record", None)):
+            raise InvalidOption("journal", journal, "a path, ':memory:', or a journal of your own")
         if isinstance(journal, str | os.PathLike):
             journal = SQLiteJournal(journal, durability)
         ports: dict[str, Any] = {"clock": clock, "monotonic": monotonic, "random": random, "observers": observers}
@@ -101,7 +107,7 @@ class Engine:
     def open(self) -> None:
         """Open the journal and become the engine of calls that are in no other; `with` and `async with` do it."""
         if self.core.is_open:
-            raise EngineClosed("Opening an engine that is open already")
+            raise EngineOpen
         self.core.journal.open()
         self.core.is_open = True
         context.enter(self.core)
@@ -111,7 +117,7 @@ class Engine:
         if self.core.is_open:
             self.core.is_open = False
             context.leave(self.core)
-            self.core.portal.close()
+            self.core.portal.close(self.grace_seconds)
             self.core.journal.close()
 
     def __enter__(self) -> Engine:
@@ -159,9 +165,7 @@ class Engine:
         """Let background runs end by themselves for the grace period, then cancel what is left."""
         host = self.core.host
         assert host is not None
-        with anyio.move_on_after(self.grace_seconds):
-            await host.wait_members()
-        host.cancel_members("the engine was closed")
+        await host.drain(self.grace_seconds, "the engine was closed")
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:

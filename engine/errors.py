@@ -148,6 +148,13 @@ class EngineClosed(UndertowError, RuntimeError):
         super().__init__(f"{doing}: the engine is not open. Open it with `async with Engine(...)`.")
 
 
+class EngineOpen(UndertowError, RuntimeError):
+    """An engine was opened that is open."""
+
+    def __init__(self) -> None:
+        super().__init__("The engine is open already. Use it, or make another Engine(...).")
+
+
 class IllegalTransition(UndertowError, RuntimeError):
     """A run was asked to go from one state to another that the table doesn't allow; nothing changed."""
 

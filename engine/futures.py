@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
 
 import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from .context import CURRENT
 from .errors import RunUnfinished, SelfDependency, UpstreamFailed, WouldBlock
 from .run import Handles, Outcome, Run
-from .states import COMPLETED, SKIPPED, State
+from .states import CANCELLED, COMPLETED, SKIPPED, State
 from .waking import Waker, in_event_loop, post, standing_aside
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Future(Generic[R_co]):
     # --- from async code ---------------------------------------------------------------------------------------
 
     def __await__(self) -> Generator[Any, Any, R_co]:
-        if self._outcome is None:
+        if self._outcome is None or self._outcome.type is CANCELLED:
             yield from self.settled().__await__()
         value: R_co = self._value()
         return value
@@ -111,7 +112,7 @@ class Future(Generic[R_co]):
 
     def cancel(self, reason: str = "") -> None:
         """Ask the run to end in Cancelled, after its cleanup. Does nothing to a run that has ended."""
-        if self.done:
+        if self.done or self._cancelled:
             return
         self._cancelled = True
         self.run.cancel_reason = reason or "cancel() was called on its future"
@@ -192,6 +193,9 @@ class Future(Generic[R_co]):
                     await waker.wait()
                 finally:
                     self.forget(waker.wake)
+        if self.outcome().type is CANCELLED:
+            # What cancelled the run may have cancelled the waiter too, who is to be told that first.
+            await checkpoint_if_cancelled()
 
     def _block(self, timeout: float | None, method: str, instead: str) -> None:
         if self.done:
@@ -384,23 +388,10 @@ class Completing(Generic[R]):
 
     def __init__(self, futures: Iterable[Future[R]], timeout: float | None = None) -> None:
         self.futures = list(futures)
-        self._timeout = timeout
+        self.timeout = timeout
 
-    async def __aiter__(self) -> AsyncIterator[Future[R]]:
-        ended: list[Future[R]] = []
-        waker = Waker()
-        callbacks = self._watch(ended, waker.wake)
-        deadline = anyio.current_time() + (float("inf") if self._timeout is None else self._timeout)
-        try:
-            for position in range(len(self.futures)):
-                while len(ended) <= position:
-                    with waiting_for(self.futures), anyio.move_on_at(deadline):
-                        await waker.wait()
-                    if len(ended) <= position and anyio.current_time() >= deadline:
-                        raise TimeoutError(self._late(len(ended)))
-                yield ended[position]
-        finally:
-            self._unwatch(callbacks)
+    def __aiter__(self) -> AsyncIterator[Future[R]]:
+        return _Arrivals(self)
 
     def __iter__(self) -> Iterator[Future[R]]:
         pending = [future for future in self.futures if not future.done]
@@ -408,21 +399,21 @@ class Completing(Generic[R]):
             raise WouldBlock("Iterating over as_completed(...) with `for`", "async for")
         ended: list[Future[R]] = []
         flag = threading.Semaphore(0)
-        callbacks = self._watch(ended, flag.release)
+        callbacks = self.watch(ended, flag.release)
         try:
             for position in range(len(self.futures)):
                 with waiting_for(self.futures), standing_aside():
-                    in_time = flag.acquire(timeout=self._timeout)
+                    in_time = flag.acquire(timeout=self.timeout)
                 if not in_time:
-                    raise TimeoutError(self._late(len(ended)))
+                    raise TimeoutError(self.late(len(ended)))
                 yield ended[position]
         finally:
-            self._unwatch(callbacks)
+            self.unwatch(callbacks)
 
-    def _late(self, ended: int) -> str:
-        return f"{len(self.futures) - ended} of {len(self.futures)} futures did not end within {self._timeout:g} s."
+    def late(self, ended: int) -> str:
+        return f"{len(self.futures) - ended} of {len(self.futures)} futures did not end within {self.timeout:g} s."
 
-    def _watch(self, ended: list[Future[R]], wake: Callable[[], object]) -> list[Callable[[], object]]:
+    def watch(self, ended: list[Future[R]], wake: Callable[[], object]) -> list[Callable[[], object]]:
         def watch(future: Future[R]) -> Callable[[], object]:
             def note() -> None:
                 ended.append(future)
@@ -433,6 +424,41 @@ class Completing(Generic[R]):
 
         return [watch(future) for future in self.futures]
 
-    def _unwatch(self, callbacks: Sequence[Callable[[], object]]) -> None:
+    def unwatch(self, callbacks: Sequence[Callable[[], object]]) -> None:
         for future, callback in zip(self.futures, callbacks, strict=True):
             future.forget(callback)
+
+
+class _Arrivals(AsyncIterator[Future[R]]):
+    """The async iterator over futures as they end; dropping it early leaves nothing behind on those that have not."""
+
+    def __init__(self, completing: Completing[R]) -> None:
+        self._completing = completing
+        self._ended: list[Future[R]] = []
+        self._given = 0
+        self._waker = Waker()
+        self._callbacks = completing.watch(self._ended, self._waker.wake)
+        timeout = completing.timeout
+        self._deadline = anyio.current_time() + (float("inf") if timeout is None else timeout)
+
+    def __del__(self) -> None:
+        self._completing.unwatch(self._callbacks)
+
+    async def __anext__(self) -> Future[R]:
+        if self._given == len(self._completing.futures):
+            raise StopAsyncIteration
+        try:
+            await self._arrival()
+        except BaseException:
+            self._completing.unwatch(self._callbacks)
+            raise
+        self._given += 1
+        return self._ended[self._given - 1]
+
+    async def _arrival(self) -> None:
+        """Return when one more has ended. Raises `TimeoutError`."""
+        while len(self._ended) <= self._given:
+            with waiting_for(self._completing.futures), anyio.move_on_at(self._deadline):
+                await self._waker.wait()
+            if len(self._ended) <= self._given and anyio.current_time() >= self._deadline:
+                raise TimeoutError(self._completing.late(len(self._ended)))

@@ -69,10 +69,12 @@ class Host:
         for future in tuple(self._members or ()):
             future.cancel(reason)
 
-    async def wait_members(self) -> None:
-        """Return when no member is left; for hosts that keep their members."""
-        while self._members:
-            await wait_async(self._members)
+    async def drain(self, grace_seconds: float, reason: str) -> None:
+        """Wait until no member is left, and after `grace_seconds` cancel the rest; for hosts that keep their members."""
+        with anyio.move_on_after(grace_seconds):
+            while self._members:
+                await wait_async(self._members)
+        self.cancel_members(reason)
 
 
 @asynccontextmanager
@@ -115,11 +117,11 @@ class Portal:
                 )
             return self._host
 
-    def close(self) -> None:
-        """Cancel what still runs in the portal and end its thread."""
+    def close(self, grace_seconds: float) -> None:
+        """Let what runs in the portal end by itself for so long, cancel what is left, and end the thread."""
         with self._lock:
             if self._host is not None and self._portal is not None:
-                self._portal.call(self._host.cancel_members, "the engine was closed")
+                self._portal.call(self._host.drain, grace_seconds, "the engine was closed")
             self._host = None
             self._stack.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import sys
 import types
@@ -48,9 +49,18 @@ def validate(flow: str, fn: Callable[..., Any], parameters: Mapping[str, Any]) -
     has imported it; without it, a plain class is required and anything more elaborate is let through.
     """
     hints = _hints(fn)
-    return {
-        name: _checked(flow, name, value, hints[name]) if name in hints else value for name, value in parameters.items()
-    }
+    kinds = {name: parameter.kind for name, parameter in inspect.signature(fn).parameters.items()}
+    checked = dict(parameters)
+    for name, value in parameters.items():
+        if name not in hints:
+            continue
+        if kinds[name] is inspect.Parameter.VAR_POSITIONAL:
+            checked[name] = tuple(_checked(flow, name, item, hints[name]) for item in value)
+        elif kinds[name] is inspect.Parameter.VAR_KEYWORD:
+            checked[name] = {key: _checked(flow, key, item, hints[name]) for key, item in value.items()}
+        else:
+            checked[name] = _checked(flow, name, value, hints[name])
+    return checked
 
 
 def _hints(fn: Callable[..., Any]) -> dict[str, Any]:

@@ -408,7 +408,7 @@ def _count(flow: Run, run: Run, outcome: Outcome) -> None:
         tally.failed += 1
     if tally.first_failure is None and kind is not SKIPPED:
         tally.first_failure = error
-    if flow.definition.cancels_siblings and flow.host is not None:
+    if flow.definition.cancels_siblings and kind in (FAILED, CRASHED) and flow.host is not None:
         flow.host.cancel_members(f"{run.name!r} ended {outcome.name}")
 
 

@@ -34,44 +34,27 @@ class Stream(Generic[R]):
         if isinstance(items, str | bytes) or not (hasattr(items, "__iter__") or hasattr(items, "__aiter__")):
             raise MappingMissingIterable(task.name, [f"items ({type(items).__name__})"])
         self._task = task
-        self._items = items
+        self.items = items
         self._args = [value.value if isinstance(value, unmapped) else value for value in args]
         self._kwargs = {key: value.value if isinstance(value, unmapped) else value for key, value in kwargs.items()}
-        self._room = max_in_flight
-        self._ordered = ordered
+        self.room = max_in_flight
+        self.ordered = ordered
 
-    def _submit(self, item: Any) -> Future[R]:
+    def submit(self, item: Any) -> Future[R]:
         future: Future[R] = self._task.submit(item, *self._args, **self._kwargs)
         return future
 
-    async def __aiter__(self) -> AsyncIterator[R]:
-        flight: deque[Future[R]] = deque()
-        try:
-            async for item in _pulled(self._items):
-                flight.append(self._submit(item))
-                if len(flight) >= self._room:
-                    yield await (await self._next_done(flight))
-            while flight:
-                yield await (await self._next_done(flight))
-        finally:
-            _cancel(flight)
-
-    async def _next_done(self, flight: deque[Future[R]]) -> Future[R]:
-        if self._ordered or flight[0].done:
-            return flight.popleft()
-        async for future in as_completed(flight):
-            flight.remove(future)
-            return future
-        raise AssertionError("a flight is never empty here")
+    def __aiter__(self) -> AsyncIterator[R]:
+        return _Flight(self)
 
     def __iter__(self) -> Iterator[R]:
         if in_event_loop():
             raise WouldBlock("Iterating over a stream with `for`", "async for")
         flight: deque[Future[R]] = deque()
         try:
-            for item in self._items:
-                flight.append(self._submit(item))
-                if len(flight) >= self._room:
+            for item in self.items:
+                flight.append(self.submit(item))
+                if len(flight) >= self.room:
                     yield self._next_done_here(flight).result()
             while flight:
                 yield self._next_done_here(flight).result()
@@ -79,20 +62,61 @@ class Stream(Generic[R]):
             _cancel(flight)
 
     def _next_done_here(self, flight: deque[Future[R]]) -> Future[R]:
-        if self._ordered or flight[0].done:
+        if self.ordered or flight[0].done:
             return flight.popleft()
         future = next(iter(as_completed(flight)))
         flight.remove(future)
         return future
 
 
-async def _pulled(items: Any) -> AsyncIterator[Any]:
-    if hasattr(items, "__aiter__"):
-        async for item in items:
-            yield item
-    else:
-        for item in items:
-            yield item
+class _Flight(AsyncIterator[R]):
+    """The async iterator of a stream. Not a generator, so that leaving it early needs no `aclose`."""
+
+    def __init__(self, stream: Stream[R]) -> None:
+        self._stream = stream
+        self._source: Any = aiter(stream.items) if hasattr(stream.items, "__aiter__") else iter(stream.items)
+        self._more = True
+        self._futures: deque[Future[R]] = deque()
+
+    def __del__(self) -> None:
+        _cancel(self._futures)
+
+    async def __anext__(self) -> R:
+        try:
+            while self._more and len(self._futures) < self._stream.room:
+                await self._launch()
+            if not self._futures:
+                raise StopAsyncIteration
+            return await (await self._landed())
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def aclose(self) -> None:
+        """End the stream: what is in flight is cancelled, and nothing more is pulled."""
+        _cancel(self._futures)
+        self._futures.clear()
+        self._more = False
+
+    async def _launch(self) -> None:
+        """Submit the next item, if there is one."""
+        is_async = hasattr(self._source, "__anext__")
+        item = await anext(self._source, _END) if is_async else next(self._source, _END)
+        if item is _END:
+            self._more = False
+        else:
+            self._futures.append(self._stream.submit(item))
+
+    async def _landed(self) -> Future[R]:
+        """Take the future whose turn it is."""
+        if self._stream.ordered or self._futures[0].done:
+            return self._futures.popleft()
+        future = await anext(aiter(as_completed(self._futures)))
+        self._futures.remove(future)
+        return future
+
+
+_END = object()
 
 
 def _cancel(flight: Iterable[Future[Any]]) -> None:

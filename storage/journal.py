@@ -167,6 +167,7 @@ class SQLiteJournal:
     def open(self) -> None:
         """Start the service thread and open the file. Raises `JournalError`s naming the file and the remedy."""
         prepare(self.path)
+        self._closing = self._roused = False
         with ExitStack() as stack:
             self._portal = stack.enter_context(start_blocking_portal("asyncio", name="undertow-journal"))
             try:

@@ -15,7 +15,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from undertow import Engine, InvalidOption, allow_failure, flow, tags, task
+from undertow import Engine, Failed, InvalidOption, allow_failure, flow, tags, task
 from undertow.engine.parameters import REPR_LENGTH
 from undertow.storage import SQLiteJournal, journal
 
@@ -247,21 +247,32 @@ async def test_parameters_json_cant_say(path: Path) -> None:
     """A parameter that JSON can't say is its repr, cut to the documented length; the others stay as they are."""
 
     @flow
-    async def given(plain: Any, opaque: Any, broken: Any, endless: Any, odd: Any) -> None:
+    async def given(plain: Any, opaque: Any, broken: Any, odd: Any) -> None:
         return None
 
-    circle: list[Any] = []
-    circle.append(circle)
     async with Engine(path):
-        await given({"a": [1, None, True, "ü"]}, Opaque(), Broken(), circle, float("nan"))
+        await given({"a": [1, None, True, "ü"]}, Opaque(), Broken(), float("nan"))
     (row,) = rows(path, "SELECT parameters, parameters ->> '$.plain.a[3]' AS letter FROM flow_runs")
     parameters = json.loads(row["parameters"])
     assert parameters["plain"] == {"a": [1, None, True, "ü"]}
     assert parameters["opaque"] == repr(Opaque())[:REPR_LENGTH]
     assert "Broken" in parameters["broken"]
-    assert parameters["endless"] == "[[...]]"
     assert parameters["odd"] == "nan"
     assert row["letter"] == "ü"
+
+
+async def test_a_parameter_that_holds_itself(path: Path) -> None:
+    """A list that holds itself is a parameter like any other, whether or not futures are about; it is its repr."""
+
+    @flow
+    async def given(circle: Any) -> int:
+        return await double.submit(len(circle))
+
+    circle: list[Any] = []
+    circle.append(circle)
+    async with Engine(path):
+        assert [await given(circle), await given(circle)] == [2, 2]
+    assert rows(path, "SELECT DISTINCT parameters FROM flow_runs") == [{"parameters": '{"circle": "[[...]]"}'}]
 
 
 @pytest.mark.parametrize("text", ['it\'s "bad" \\', "日本語 🎉", "line\nbreak", "half a \ud800 pair", "a \0 inside"])
@@ -289,6 +300,21 @@ async def test_any_text_in_a_name(text: str, path: Path) -> None:
             await doubled.with_options(name=text, flow_run_name=lambda: text)(1)
             await doubled(2)
     assert [row["state_type"] for row in rows(path, "SELECT name, state_type FROM flow_runs")] == ["COMPLETED"] * 2
+
+
+async def test_a_message_that_is_no_text(path: Path) -> None:
+    """A state made by hand with an exception for a message is written down as text, and so are the runs after it."""
+
+    @task
+    async def by_hand() -> Any:
+        return Failed(message=ValueError("no rows"))  # type: ignore[arg-type]
+
+    async with Engine(path):
+        with anyio.fail_after(5):
+            await by_hand(return_state=True)
+            await doubled(1)
+    assert "no rows" in rows(path, "SELECT state_message FROM task_runs WHERE task = 'by_hand'")[0]["state_message"]
+    assert rows(path, "SELECT state_type FROM flow_runs") == [{"state_type": "COMPLETED"}]
 
 
 # --- the file --------------------------------------------------------------------------------------------------

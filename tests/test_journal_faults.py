@@ -11,10 +11,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 
 from undertow import (
@@ -360,6 +362,35 @@ async def test_close_brings_the_rest(path: Path) -> None:
         with locked(engine, path):
             await doubled(1)
     assert rows(path, "SELECT state_type, count(*) FROM flow_runs GROUP BY 1") == [("COMPLETED", 1)]
+
+
+async def test_crowded_while_writing_fails(path: Path, hasty: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that begins while too much waits to be written waits as well, and then ends as it would."""
+    monkeypatch.setattr(journal, "MAX_BACKLOG", 1)
+    tries: SimpleQueue[int] = SimpleQueue()
+    statement = journal.statement
+
+    def tried(size: int) -> str:
+        tries.put(size)
+        return statement(size)
+
+    monkeypatch.setattr(journal, "statement", tried)
+    answers: list[int] = []
+
+    async def ask() -> None:
+        answers.append(await doubled(2))
+
+    async with Engine(path) as engine:
+        async with anyio.create_task_group() as group:
+            with locked(engine, path):
+                await doubled(1)
+                assert engine.journal.crowded
+                group.start_soon(ask)
+                for _ in range(tries.qsize() + 3):
+                    await anyio.to_thread.run_sync(tries.get)
+                assert answers == []
+        assert answers == [4]
+    assert rows(path, "SELECT state_type, count(*) FROM flow_runs GROUP BY 1") == [("COMPLETED", 2)]
 
 
 async def test_log_is_not_flooded(path: Path, hasty: None, caplog: pytest.LogCaptureFixture) -> None:
