@@ -105,8 +105,8 @@ _HOMES = {
     "engine.durable": "sleep",
     "engine.errors": (
         "ArgumentsTooDeep EngineClosed EngineOpen Fail IllegalTransition InvalidOption JournalClosed JournalCorrupt "
-        "JournalError JournalFull JournalLocked JournalMissing JournalReadOnly JournalTooNew LimitImpossible LimitUnknown "
-        "MappingLengthMismatch MappingMissingIterable NoHost NotCallable ParameterInvalid "
+        "JournalError JournalFull JournalLocked JournalMissing JournalReadOnly JournalTooNew LimitImpossible "
+        "LimitUnknown MappingLengthMismatch MappingMissingIterable NoHost NotCallable ParameterInvalid "
         "ResultNotSerializable ResultUnreadable RetryAfter RunCancelled "
         "RunCrashed RunError RunFailed RunNotResumable RunSkipped RunTimedOut RunUnfinished SelfDependency "
         "SignatureMismatch Skip "

@@ -9,11 +9,11 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias, TypeVar, overload
 
 import anyio
 
@@ -33,6 +33,9 @@ from .engine.task import Task
 from .runners import InlineRunner, ThreadRunner
 from .storage import SQLiteJournal
 from .storage.schema import Durability
+
+T = TypeVar("T")
+Started: TypeAlias = Flow[..., T] | Task[..., T]
 
 
 def default_journal() -> Path:
@@ -219,7 +222,11 @@ class Engine:
 
     # --- background runs ---------------------------------------------------------------------------------------
 
-    def start(self, definition: Flow[..., Any] | Task[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
+    @overload
+    def start(self, definition: Started[Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> Future[T]: ...
+    @overload
+    def start(self, definition: Started[T], *args: Any, **kwargs: Any) -> Future[T]: ...
+    def start(self, definition: Any, *args: Any, **kwargs: Any) -> Future[Any]:
         """Start a run that belongs to the engine, not to the caller, and return its future at once.
 
         It outlives the request that started it; the engine waits for it, for `grace_seconds`, when it is closed.

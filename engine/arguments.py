@@ -103,6 +103,7 @@ def find_upstreams(name: str, *trees: object) -> list[tuple[Upstream, bool]]:
     if not Handles.made:
         return []
     found: dict[int, tuple[Upstream, bool]] = {}
+    seen: set[int] = set()
     budget = SEARCH_BUDGET
     pending: list[tuple[object, bool]] = [(tree, False) for tree in trees]
     while pending:
@@ -114,8 +115,9 @@ def find_upstreams(name: str, *trees: object) -> list[tuple[Upstream, bool]]:
         if isinstance(value, allow_failure):
             pending.append((value.value, True))
             continue
-        parts = _parts(value)
+        parts = None if id(value) in seen else _parts(value)
         if parts is not None:
+            seen.add(id(value))  # so that what holds itself is searched once
             budget -= 1
             if budget < 0:
                 raise ArgumentsTooDeep(name, SEARCH_BUDGET)

@@ -35,6 +35,7 @@ from .waking import in_event_loop
 
 P = ParamSpec("P")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 NameMaker = str | Callable[..., str]
 
@@ -81,7 +82,7 @@ class ConcurrencyLimit:
             raise InvalidOption("collision_strategy", self.collision_strategy, "'ENQUEUE' or 'CANCEL_NEW'")
 
 
-class Definition(Generic[P, R]):
+class Definition(Generic[P, R_co]):
     """A function that runs as a task or a flow."""
 
     kind: ClassVar[Kind]
@@ -94,14 +95,14 @@ class Definition(Generic[P, R]):
     caching: Caching | None = None
     serializer: Serializer = "msgpack"
 
-    def __init__(self, fn: Callable[P, R], options: Options) -> None:
+    def __init__(self, fn: Callable[P, R_co], options: Options) -> None:
         self.descriptor: type | None = None
         if isinstance(fn, classmethod | staticmethod):
             self.descriptor = type(fn)
             fn = fn.__func__
         if not callable(fn) or isinstance(fn, type):
             raise NotCallable(self.kind, fn)
-        self.fn = fn
+        self.fn: Callable[P, R_co] = fn
         self.options = options
         self.bound: tuple[Any, ...] = ()
         functools.update_wrapper(cast("Callable[..., Any]", self), cast("Callable[..., Any]", fn))

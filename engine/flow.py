@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Generic, Literal, ParamSpec, TypeVar, cast, overload
+from typing import Any, ClassVar, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
 import attrs
 
@@ -24,7 +24,10 @@ from .verdict import FinalState, verdict
 
 P = ParamSpec("P")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
+S = TypeVar("S")
+Q = ParamSpec("Q")
 
 _FINAL_STATES = ("children", "return", "unhandled")
 _CHILD_FAILURE = ("continue", "cancel")
@@ -42,7 +45,7 @@ class FlowOptions(Options):
     on_child_failure: Literal["continue", "cancel"] = "continue"
 
 
-class Flow(Definition[P, R], Generic[P, R]):
+class Flow(Definition[P, R_co], Generic[P, R_co]):
     """A function whose calls are flow runs. Made by `@flow`; `.fn` is the plain function."""
 
     kind: ClassVar[Kind] = "flow"
@@ -126,7 +129,7 @@ class Flow(Definition[P, R], Generic[P, R]):
     # --- f(x) --------------------------------------------------------------------------------------------------
 
     @overload
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
     @overload
     def __call__(  # pyright: ignore[reportOverlappingOverload]
         self: Flow[Any, Coroutine[Any, Any, T]], *args: Any, return_state: Literal[True], **kwargs: Any
@@ -134,7 +137,7 @@ class Flow(Definition[P, R], Generic[P, R]):
     @overload
     def __call__(self: Flow[Any, T], *args: Any, return_state: Literal[True], **kwargs: Any) -> State[T]: ...
     @overload
-    def __call__(self, *args: Any, wait_for: Iterable[Any], **kwargs: Any) -> R: ...
+    def __call__(self, *args: Any, wait_for: Iterable[Any], **kwargs: Any) -> R_co: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the flow and return its result, as the plain function would (an awaitable one, of an async function).
 
@@ -170,12 +173,18 @@ class Flow(Definition[P, R], Generic[P, R]):
 
     # --- as a method -------------------------------------------------------------------------------------------
 
+    @overload
+    def __get__(self, instance: None, owner: type) -> Flow[P, R_co]: ...
+    @overload
+    def __get__(self: Flow[Concatenate[S, Q], T], instance: S, owner: type | None = None) -> Flow[Q, T]: ...
+    @overload
+    def __get__(self, instance: object, owner: type | None = None) -> Flow[..., R_co]: ...
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self.bind_to(instance, owner)
 
-    def with_options(self, **changes: Any) -> Flow[P, R]:
+    def with_options(self, **changes: Any) -> Flow[P, R_co]:
         """A copy with some options changed; raises `UnknownOption` and `InvalidOption`."""
-        return cast("Flow[P, R]", super().with_options(**changes))
+        return cast("Flow[P, R_co]", super().with_options(**changes))
 
 
 def _interrupt_in(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -188,6 +197,12 @@ def _interrupt_in(group: BaseExceptionGroup[BaseException]) -> BaseException:
         if not isinstance(error, Exception):
             return error
     return group.exceptions[0]
+
+
+class FlowMaker(Protocol):
+    """`@flow(...)` with options: makes a flow of a function."""
+
+    def __call__(self, fn: Callable[P, R], /) -> Flow[P, R]: ...
 
 
 @overload
@@ -222,7 +237,7 @@ def flow(
     on_failure: Iterable[Hook] | Hook | None = ...,
     on_cancellation: Iterable[Hook] | Hook | None = ...,
     on_crashed: Iterable[Hook] | Hook | None = ...,
-) -> Callable[[Callable[P, R]], Flow[P, R]]: ...
+) -> FlowMaker: ...
 def flow(fn: Any = None, /, **options: Any) -> Any:
     """Make a flow of a function, sync or async. Bare (`@flow`) or with options.
 

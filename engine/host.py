@@ -70,7 +70,7 @@ class Host:
             future.cancel(reason)
 
     async def drain(self, grace_seconds: float, reason: str) -> None:
-        """Wait until no member is left, and after `grace_seconds` cancel the rest; for hosts that keep their members."""
+        """Wait until no member is left, and after `grace_seconds` cancel the rest; where members are kept."""
         with anyio.move_on_after(grace_seconds):
             while self._members:
                 await wait_async(self._members)

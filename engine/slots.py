@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from types import TracebackType
+from typing import cast
 
 from anyio.from_thread import run as run_in_loop
 
@@ -120,7 +121,7 @@ def _flat(names: Iterable[str | Iterable[str]]) -> tuple[str, ...]:
     flat = tuple(name for group in groups for name in group)
     if not flat or not all(isinstance(name, str) for name in flat):
         raise InvalidOption("names", flat, "one name of a limit or more")
-    return flat
+    return cast("tuple[str, ...]", flat)
 
 
 def _take_in_thread(names: tuple[str, ...], slots: float, timeout: float | None) -> Lease:

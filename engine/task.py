@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
 from datetime import timedelta
-from typing import Any, ClassVar, Concatenate, Generic, Literal, ParamSpec, TypeVar, cast, overload
+from typing import Any, ClassVar, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
 import attrs
 
@@ -26,6 +26,7 @@ from .waking import in_event_loop
 
 P = ParamSpec("P")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
 S = TypeVar("S")
 Q = ParamSpec("Q")
@@ -47,7 +48,7 @@ class TaskOptions(Options):
     result_serializer: Serializer = "msgpack"
 
 
-class Task(Definition[P, R], Generic[P, R]):
+class Task(Definition[P, R_co], Generic[P, R_co]):
     """A function whose calls are task runs. Made by `@task`; `.fn` is the plain function."""
 
     kind: ClassVar[Kind] = "task"
@@ -104,7 +105,7 @@ class Task(Definition[P, R], Generic[P, R]):
     # --- t(x) --------------------------------------------------------------------------------------------------
 
     @overload
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
     @overload
     def __call__(  # pyright: ignore[reportOverlappingOverload]
         self: Task[Any, Coroutine[Any, Any, T]], *args: Any, return_state: Literal[True], **kwargs: Any
@@ -112,7 +113,7 @@ class Task(Definition[P, R], Generic[P, R]):
     @overload
     def __call__(self: Task[Any, T], *args: Any, return_state: Literal[True], **kwargs: Any) -> State[T]: ...
     @overload
-    def __call__(self, *args: Any, wait_for: Iterable[Any], **kwargs: Any) -> R: ...
+    def __call__(self, *args: Any, wait_for: Iterable[Any], **kwargs: Any) -> R_co: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the task and return its result, as the plain function would (an awaitable one, of an async function).
 
@@ -221,17 +222,23 @@ class Task(Definition[P, R], Generic[P, R]):
     # --- as a method -------------------------------------------------------------------------------------------
 
     @overload
-    def __get__(self, instance: None, owner: type) -> Task[P, R]: ...
+    def __get__(self, instance: None, owner: type) -> Task[P, R_co]: ...
     @overload
     def __get__(self: Task[Concatenate[S, Q], T], instance: S, owner: type | None = None) -> Task[Q, T]: ...
     @overload
-    def __get__(self, instance: object, owner: type | None = None) -> Task[..., R]: ...
+    def __get__(self, instance: object, owner: type | None = None) -> Task[..., R_co]: ...
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self.bind_to(instance, owner)
 
-    def with_options(self, **changes: Any) -> Task[P, R]:
+    def with_options(self, **changes: Any) -> Task[P, R_co]:
         """A copy with some options changed; raises `UnknownOption` and `InvalidOption`."""
-        return cast("Task[P, R]", super().with_options(**changes))
+        return cast("Task[P, R_co]", super().with_options(**changes))
+
+
+class TaskMaker(Protocol):
+    """`@task(...)` with options: makes a task of a function."""
+
+    def __call__(self, fn: Callable[P, R], /) -> Task[P, R]: ...
 
 
 @overload
@@ -270,7 +277,7 @@ def task(
     on_failure: Iterable[Hook] | Hook | None = ...,
     on_cancellation: Iterable[Hook] | Hook | None = ...,
     on_crashed: Iterable[Hook] | Hook | None = ...,
-) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+) -> TaskMaker: ...
 def task(fn: Any = None, /, **options: Any) -> Any:
     """Make a task of a function: sync or async, a generator, a method. Bare (`@task`) or with options.
 

@@ -351,7 +351,7 @@ class SQLiteJournal:
             try:
                 await self._before_group()
                 await self._write_results()
-                await self._connection.execute(statement(len(runs)), parameters(runs, self.owner))
+                await self._write_runs(runs)
             except sqlite3.Error as raised:
                 error = translate(self.path, raised)
                 for run in runs:
@@ -365,6 +365,19 @@ class SQLiteJournal:
         if error is not None:
             logger.error("%s", error)
         return error
+
+    async def _write_runs(self, runs: list[Run]) -> None:
+        """Write these runs; one that can't be put into a row is reported, and takes neither others nor the writer along."""
+        try:
+            values = parameters(runs, self.owner)
+        except Exception:
+            if len(runs) > 1:
+                for run in runs:
+                    await self._write_runs([run])
+            else:
+                logger.exception("Run %s can't be written to the journal.", runs[0].id)
+            return
+        await self._connection.execute(statement(len(runs)), values)
 
     async def _write_results(self) -> None:
         """Write the kept results; they are on disk before the run that says so."""

@@ -44,11 +44,11 @@ def parameters(runs: Iterable[Run], owner: int) -> list[Any]:
         values += (
             run.id,
             definition.kind,
-            definition.name,
+            _clean(definition.name),
             None if parent is None else parent.id,
             None if run.flow is parent else "" if run.flow is None else run.flow.id,
             _tags(run.tags) if run.tags else None,
-            run.given_name,
+            None if run.given_name is None else _clean(run.given_name),
             state_type,
             _first_running(history),
             at if state_type in TERMINAL else None,
@@ -74,9 +74,15 @@ def _details(run: Run) -> str | None:
         "parameters": parameters,
         "cache_key": run.cache_key,
         "upstreams": run.upstream_ids or None,
-        "error": run.error,
+        "error": None if run.error is None else _clean(run.error),
     }
     return json.dumps({name: value for name, value in details.items() if value is not None})
+
+
+def _clean(value: object) -> str:
+    """A text that SQLite gives back whole: NUL, and what UTF-8 can't say, stand as escapes."""
+    text = str(value).replace("\0", "\\x00")
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def _first_running(history: list[Entry]) -> int | None:
@@ -92,7 +98,7 @@ def _history(history: list[Entry]) -> str:
 
 @lru_cache(maxsize=1024)
 def _head(kind: StateType, name: str, message: str) -> str:
-    return json.dumps([kind, name, message])[1:-1]
+    return json.dumps([kind, _clean(name), _clean(message)])[1:-1]
 
 
 @lru_cache(maxsize=1024)

@@ -175,6 +175,32 @@ async def test_an_inline_call_never_waits_for_a_future(engine: Engine) -> None:
     assert await outer() == 3
 
 
+async def test_async_hooks_of_an_inline_call(engine: Engine, journal: Any) -> None:
+    """Async hooks of a sync task called in async code run as far as they needn't wait; the run and its caller go on."""
+    begun: list[str] = []
+
+    async def slow_hook(_: object, __: object, state: State[Any]) -> None:
+        begun.append(state.name)
+        await anyio.sleep(1)
+
+    async def quick_hook(_: object, __: object, state: State[Any]) -> None:
+        begun.append(state.name)
+
+    @task(on_running=[slow_hook], on_completion=[slow_hook, slow_hook, quick_hook])
+    def hooked() -> int:
+        return 1
+
+    @flow
+    async def outer() -> int:
+        value = hooked()
+        await anyio.sleep(1)
+        return value
+
+    assert await outer() == 1
+    assert begun == ["Running", "Completed", "Completed", "Completed"]
+    assert journal.story("hooked") == ["Pending", "Running", "Completed"]
+
+
 # --- t.submit(x) and the future ----------------------------------------------------------------------------------
 
 

@@ -29,6 +29,7 @@ from undertow import (
     task,
 )
 from undertow.storage import Reader, SQLiteJournal, journal
+from undertow.storage.rows import statement
 
 pytestmark = pytest.mark.real_time
 
@@ -368,7 +369,6 @@ async def test_crowded_while_writing_fails(path: Path, hasty: None, monkeypatch:
     """A run that begins while too much waits to be written waits as well, and then ends as it would."""
     monkeypatch.setattr(journal, "MAX_BACKLOG", 1)
     tries: SimpleQueue[int] = SimpleQueue()
-    statement = journal.statement
 
     def tried(size: int) -> str:
         tries.put(size)

@@ -18,7 +18,7 @@ import pytest
 
 from undertow import Engine, Future, flow, task
 from undertow.storage import journal
-from undertow.storage.rows import MAX_ROWS
+from undertow.storage.rows import MAX_ROWS, statement
 
 pytestmark = pytest.mark.real_time
 
@@ -163,7 +163,6 @@ def assert_all_ended(path: Path, outermost: int) -> None:
 def groups(monkeypatch: pytest.MonkeyPatch) -> SimpleQueue[int]:
     """Hears the size of each group when the writer has taken it and begins to write."""
     sizes: SimpleQueue[int] = SimpleQueue()
-    statement = journal.statement
 
     def noted(size: int) -> str:
         sizes.put(size)

@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import pytest
 
-from undertow import Engine, Future, RunTimedOut, State, ThreadRunner, as_completed, flow, task, wait
+from undertow import Engine, Future, RunCancelled, RunTimedOut, State, ThreadRunner, as_completed, flow, task, wait
 
 pytestmark = pytest.mark.real_time
 
@@ -191,6 +191,28 @@ def test_waiting_with_a_limit_of_time_in_a_thread(sync_engine: Engine) -> None:
         return future.result()
 
     assert outer() == "open"
+
+
+def test_cancelling_from_a_thread(sync_engine: Engine, journal: Any) -> None:
+    """`cancel` from a thread ends an async task in Cancelled with the reason, and what waits for it is skipped."""
+
+    @task
+    async def endless() -> None:
+        await anyio.sleep_forever()
+
+    @flow(final_state="return")
+    def outer() -> None:
+        future = endless.submit()
+        behind = add.submit(future)
+        future.cancel("not needed")
+        with pytest.raises(RunCancelled, match="not needed"):
+            future.result(SOON)
+        state = behind.wait(SOON)
+        assert state is not None
+        assert state.is_skipped()
+
+    outer()
+    assert journal.story("endless")[-1] == "Cancelled"
 
 
 def test_map_in_a_thread(sync_engine: Engine) -> None:
