@@ -18,6 +18,7 @@ from .errors import ArgumentsTooDeep, MappingLengthMismatch, MappingMissingItera
 from .futures import Future, deliver
 from .run import Handles
 from .states import State
+from .waking import in_event_loop
 
 T = TypeVar("T")
 
@@ -237,7 +238,7 @@ def _column(name: str, value: Any) -> Sequence[Any] | None:
         column = _column(name, value.value)
         return None if column is None else [type(value)(item) for item in column]
     if isinstance(value, Future):
-        if not value.done:
+        if not value.done and in_event_loop():
             raise WouldBlock(f"{name}.map() over the unfinished {value!r}", f"{name}.map(await future)")
         return _column(name, value.result())
     if not is_mapped(value):

@@ -11,7 +11,7 @@ import hashlib
 import inspect
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import attrs
 
@@ -199,7 +199,7 @@ def read_caching(
     if expiration is not None and (not isinstance(expiration, timedelta) or expiration <= timedelta(0)):
         raise InvalidOption("cache_expiration", expiration, "a timedelta above 0")
     if key_fn is not None:
-        policy = KeyFrom(key_fn)
+        policy = KeyFrom(cast("KeyFunction", key_fn))
     if policy is None or isinstance(policy, NoCache):
         return None
     unknown = policy.excluded() - parameters.keys()

@@ -18,7 +18,7 @@ from contextvars import ContextVar
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -105,8 +105,7 @@ def _pack(value: Any, other: Callable[[Any], Any]) -> bytes:
         raise _Unknown("too deep")
     token = _depth.set(depth + 1)
     try:
-        packed: bytes = msgpack.packb(value, default=other, strict_types=True, unicode_errors="surrogatepass")
-        return packed
+        return cast("bytes", msgpack.packb(value, default=other, strict_types=True, unicode_errors="surrogatepass"))
     finally:
         _depth.reset(token)
 

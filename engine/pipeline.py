@@ -427,7 +427,11 @@ async def _commit(run: Run) -> None:
         if run.runner is run.core.inline:
             journal.commit_blocking()
         else:
-            with anyio.move_on_after(run.core.finish_seconds, shield=True):
+            with anyio.move_on_after(run.core.finish_seconds, shield=True) as scope:
                 await journal.commit()
+            if scope.cancelled_caught:
+                logger.error(
+                    "The records of %s run %r are not on disk yet: the journal does not answer.", run.kind, run.name
+                )
     except JournalError as error:
         logger.error("The records of %s run %r are not on disk. %s", run.kind, run.name, error)

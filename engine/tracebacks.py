@@ -3,6 +3,7 @@ a stored exception's frames hold."""
 
 from __future__ import annotations
 
+import dis
 import inspect
 import os
 import traceback
@@ -46,21 +47,36 @@ def _trim(formatted: traceback.TracebackException, seen: set[int]) -> None:
 
 
 def clear_frames(error: BaseException) -> None:
-    """Drop the local variables that the frames of a failed body keep alive, its arguments among them.
+    """Drop the local variables that the frames of a failed body keep alive, its arguments among them; causes too.
 
-    Clearing a suspended coroutine or generator would close it, and an exception that was stored and raised again
-    carries frames of whoever met it before. So of these only bodies are cleared: one directly under the engine's
-    `call_body` has ended, because the exception left it there.
+    Clearing a suspended coroutine would close it, and an exception that was stored and raised again carries frames of
+    whoever met it before. So coroutines are cleared only as far down from the engine's `call_body` as the exception
+    has come up by itself: each of those it has left, and so ended. Generators are left alone.
     """
-    step: TracebackType | None = error.__traceback__
-    under_engine = False
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        current = pending.pop()
+        if current is not None and id(current) not in seen:
+            seen.add(id(current))
+            pending += current.__cause__, current.__context__
+            _clear(current.__traceback__)
+
+
+def _clear(step: TracebackType | None) -> None:
+    came_up = False
     while step is not None:
         frame = step.tb_frame
-        if under_engine or not frame.f_code.co_flags & _SUSPENDABLE:
+        flags = frame.f_code.co_flags
+        if not flags & _SUSPENDABLE or (came_up and flags & inspect.CO_COROUTINE):
             with suppress(RuntimeError):  # it is still executing
                 frame.clear()
-        under_engine = frame.f_code.co_name == "call_body" and is_ours(frame.f_code.co_filename)
+        if frame.f_code.co_name == "call_body" and is_ours(frame.f_code.co_filename):
+            came_up = True
+        elif frame.f_code.co_code[step.tb_lasti] == _RAISE:
+            came_up = False  # what is below may be the story of an earlier raise
         step = step.tb_next
 
 
 _SUSPENDABLE = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR | inspect.CO_COROUTINE
+_RAISE = dis.opmap["RAISE_VARARGS"]

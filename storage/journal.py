@@ -59,7 +59,7 @@ UPDATE run SET owner = ?, state_type = ?, ended_at = NULL, history = json_insert
 WHERE id = ? AND state_type IN ('FAILED', 'CRASHED', 'CANCELLED') RETURNING history
 """
 
-MAX_BACKLOG = 100_000
+MAX_BACKLOG = 10_000
 """Runs in the buffer beyond which new ones wait."""
 
 
@@ -82,13 +82,18 @@ class SQLiteJournal:
         self._results = Path(f"{self.path}.results")
         self._background: deque[asyncio.Task[None]] = deque(maxlen=16)
         self._committers: deque[Callable[[JournalError | None], None]] = deque()
+        self._room_seekers: deque[Callable[[], object]] = deque()
+        self._reset()
+        self._stack = ExitStack()
+        self._portal: BlockingPortal | None = None
+
+    def _reset(self) -> None:
         self._roused = False
         self._writing = False
         self._closing = False
+        self._trouble = ""
         self._synced_at = 0.0
         self._synchronous = ""
-        self._stack = ExitStack()
-        self._portal: BlockingPortal | None = None
 
     # --- from any loop or thread -------------------------------------------------------------------------------
 
@@ -105,7 +110,8 @@ class SQLiteJournal:
                 run.recorded = False
                 raise
             self._roused = True
-            self.crowded = len(self._buffer) > MAX_BACKLOG
+        if len(self._buffer) > MAX_BACKLOG:
+            self.crowded = True
 
     def keep(self, key: str, record: Record) -> None:
         """Have a result written soon, before the run that made it. Never waits."""
@@ -154,8 +160,12 @@ class SQLiteJournal:
             raise answer[0]
 
     async def room(self) -> None:
-        """Return when the buffer has been written down; raise `JournalError` if it can't be."""
-        await self.commit()
+        """Return when the buffer has been written down, however long that takes."""
+        while self.crowded:
+            waker = Waker()
+            self._room_seekers.append(waker.wake)
+            if self.crowded:
+                await waker.wait()
 
     def query(self, sql: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """Rows of a read-only query on the journal's own connection, after all that was recorded before."""
@@ -167,7 +177,7 @@ class SQLiteJournal:
     def open(self) -> None:
         """Start the service thread and open the file. Raises `JournalError`s naming the file and the remedy."""
         prepare(self.path)
-        self._closing = self._roused = False
+        self._reset()
         with ExitStack() as stack:
             self._portal = stack.enter_context(start_blocking_portal("asyncio", name="undertow-journal"))
             try:
@@ -195,7 +205,7 @@ class SQLiteJournal:
     # --- inside ------------------------------------------------------------------------------------------------
 
     def _idle(self) -> bool:
-        return not self._buffer and not self._writing
+        return not self._buffer and not self._unwritten and not self._writing
 
     def _ask(self, done: Callable[[JournalError | None], None]) -> None:
         self._committers.append(done)
@@ -315,11 +325,17 @@ class SQLiteJournal:
     async def _close(self) -> None:
         self._watcher.cancel()
         self._go.set()
-        await self._writer
-        if self._buffer:
-            logger.error("Journal %s was closed with %d runs not written.", self.path, len(self._buffer))
-        await self._connection.execute(owners.CLOSE, (_now(), self.owner))
-        await self._connection.close()
+        try:
+            await self._writer
+            if self._buffer:
+                await self._write_group()  # once more, for a try that had begun before the close
+            if self._buffer:
+                logger.error("Journal %s was closed with %d runs not written.", self.path, len(self._buffer))
+            await self._connection.execute(owners.CLOSE, (_now(), self.owner))
+        except sqlite3.Error as error:
+            logger.error("%s", translate(self.path, error))
+        finally:
+            await self._connection.close()
 
     def _rouse(self) -> None:
         self._loop.call_later(LINGER_SECONDS, self._go.set)
@@ -338,7 +354,7 @@ class SQLiteJournal:
                 return
             # Sleep only after another look at the buffer: a record made before the flag fell would rouse nobody.
             self._roused = False
-            if self._buffer or self._committers:
+            if self._buffer or self._committers or self._unwritten:
                 self._roused = True
                 self._loop.call_later(RETRY_SECONDS if error else 0, self._go.set)
 
@@ -346,28 +362,36 @@ class SQLiteJournal:
         """Write all that is in the buffer, and answer those who asked before it was taken."""
         asked = [self._committers.popleft() for _ in range(len(self._committers))]
         error: JournalError | None = None
-        for _ in range(-(-len(self._buffer) // MAX_ROWS)):
+        for _ in range(max(-(-len(self._buffer) // MAX_ROWS), bool(self._unwritten))):
             runs = [self._buffer.popleft() for _ in range(min(MAX_ROWS, len(self._buffer)))]
             try:
                 await self._before_group()
                 await self._write_results()
                 await self._write_runs(runs)
-            except sqlite3.Error as raised:
-                error = translate(self.path, raised)
+            except (sqlite3.Error, OSError) as raised:
+                error = self._told(raised)
                 for run in runs:
                     if not run.recorded:
                         run.recorded = True
                         self._buffer.append(run)
                 break
         self.crowded = len(self._buffer) > MAX_BACKLOG
+        while self._room_seekers and not self.crowded:
+            self._room_seekers.popleft()()
         for done in asked:
             done(error)
-        if error is not None:
-            logger.error("%s", error)
+        if error is not None and str(error) != self._trouble:
+            logger.error("%s", error)  # once for each trouble, however often it is tried again
+        self._trouble = "" if error is None else str(error)
         return error
 
+    def _told(self, error: Exception) -> JournalError:
+        if isinstance(error, sqlite3.Error):
+            return translate(self.path, error)
+        return JournalError(self.path, f"a result's file can't be written ({error})", "Check the disk and the folder.")
+
     async def _write_runs(self, runs: list[Run]) -> None:
-        """Write these runs; one that can't be put into a row is reported, and takes neither others nor the writer along."""
+        """Write these runs; one that can't be put into a row is reported, and takes no other along."""
         try:
             values = parameters(runs, self.owner)
         except Exception:

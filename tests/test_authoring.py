@@ -51,7 +51,7 @@ def test_the_decorated_function_stays_what_it_was() -> None:
 
 
 async def test_sync_and_async_functions(engine: Engine) -> None:
-    """Bare or with options, on sync and async functions, lambdas and partials."""
+    """The decorators work bare and with options, on sync and async functions, lambdas and partials."""
 
     @task()
     async def fetch(x: int) -> int:

@@ -363,7 +363,7 @@ async def test_no_run_waits_for_the_collector(engine: Engine, runs: Any) -> None
 
 @pytest.mark.real_time
 def test_no_run_of_a_script_waits_for_the_collector(sync_engine: Engine, runs: Any) -> None:
-    """The same in `def` flows and scripts."""
+    """In a script too, nothing of a `def` flow is left when it has returned but the value that its caller holds."""
 
     @flow
     def outer() -> Any:
