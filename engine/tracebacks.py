@@ -9,7 +9,7 @@ import os
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 
 _PACKAGE = Path(__file__).parent.parent  # not resolved: frames name the file as it was imported, links and all
 _ENGINE_FOLDERS = tuple(str(_PACKAGE / folder) + os.sep for folder in ("engine", "runners", "storage"))
@@ -54,21 +54,23 @@ def clear_frames(error: BaseException) -> None:
     has come up by itself: each of those it has left, and so ended. Generators are left alone.
     """
     seen: set[int] = set()
+    ended: set[FrameType] = set()
     pending: list[BaseException | None] = [error]
     while pending:
         current = pending.pop()
         if current is not None and id(current) not in seen:
             seen.add(id(current))
             pending += current.__cause__, current.__context__
-            _clear(current.__traceback__)
+            _clear(current.__traceback__, ended)
 
 
-def _clear(step: TracebackType | None) -> None:
-    came_up = False
+def _clear(step: TracebackType | None, ended: set[FrameType]) -> None:
+    came_up = step is not None and step.tb_frame in ended  # a cause, met by a body that has ended
     while step is not None:
         frame = step.tb_frame
         flags = frame.f_code.co_flags
         if not flags & _SUSPENDABLE or (came_up and flags & inspect.CO_COROUTINE):
+            ended.add(frame)
             with suppress(RuntimeError):  # it is still executing
                 frame.clear()
         if frame.f_code.co_name == "call_body" and is_ours(frame.f_code.co_filename):

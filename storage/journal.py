@@ -254,7 +254,8 @@ class SQLiteJournal:
     async def _open(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._go = asyncio.Event()
-        self._connection = await aiosqlite.connect(self.path, isolation_level=None)
+        # No statement cache: a group's statement is as long as the group, and seldom comes twice.
+        self._connection = await aiosqlite.connect(self.path, isolation_level=None, cached_statements=0)
         try:
             await self._prepare_file()
         except BaseException:

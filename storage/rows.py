@@ -18,7 +18,6 @@ COLUMNS = IDENTITY + STORY
 MAX_ROWS = 32_766 // len(COLUMNS)
 
 
-@lru_cache(maxsize=64)
 def statement(rows: int) -> str:
     """SQL that writes that many rows; a row that is there already gets the new story."""
     row = f"({', '.join('?' * len(COLUMNS))})"
