@@ -104,7 +104,7 @@ def find_upstreams(name: str, *trees: object) -> list[tuple[Upstream, bool]]:
     if not Handles.made:
         return []
     found: dict[int, tuple[Upstream, bool]] = {}
-    seen: set[int] = set()
+    seen: set[tuple[int, bool]] = set()
     budget = SEARCH_BUDGET
     pending: list[tuple[object, bool]] = [(tree, False) for tree in trees]
     while pending:
@@ -116,9 +116,9 @@ def find_upstreams(name: str, *trees: object) -> list[tuple[Upstream, bool]]:
         if isinstance(value, allow_failure):
             pending.append((value.value, True))
             continue
-        parts = None if id(value) in seen else _parts(value)
+        parts = None if (id(value), allowed) in seen else _parts(value)
         if parts is not None:
-            seen.add(id(value))  # so that what holds itself is searched once
+            seen.add((id(value), allowed))  # so that what holds itself is searched once
             budget -= 1
             if budget < 0:
                 raise ArgumentsTooDeep(name, SEARCH_BUDGET)

@@ -88,13 +88,14 @@ async def member(run: Run, future: Future[Any]) -> None:
     HELD.set(())  # a block around `submit` holds its slots for itself: the member may well outlive it
     try:
         outcome = await execute(run, in_own_task=True)
+    except GeneratorExit:
+        raise
     except BaseException as error:
         outcome = interrupted(run, error)
         future.settle(outcome)
-        if outcome.type is CANCELLED:
-            raise
-        if future.home.lasting:
-            return  # nobody's flow is around it: what was going on elsewhere goes on
+        # A cancelled member has nothing more to say. A crash is its flow's matter, and in a lasting host nobody's.
+        if outcome.type is CANCELLED or future.home.lasting:
+            return
         raise Interrupt(error) from None
     future.settle(outcome)
 
@@ -117,11 +118,12 @@ def drive(coroutine: Coroutine[Any, Any, T], name: str) -> T:
         coroutine.send(None)
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
-    try:
-        coroutine.throw(WouldBlock(f"The call {name}(...)", f"await {name}.submit(...)"))
-    except StopIteration as stop:
-        return stop.value  # type: ignore[no-any-return]
-    raise RuntimeError(f"The run of {name} went on waiting after it was told that it can't.")
+    while True:
+        # Whatever else it then waits for, a hook perhaps, is told the same, until it has come to its end.
+        try:
+            coroutine.throw(WouldBlock(f"The call {name}(...)", f"await {name}.submit(...)"))
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
 
 
 # --- before the body -------------------------------------------------------------------------------------------

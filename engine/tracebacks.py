@@ -9,7 +9,7 @@ import os
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 
 _PACKAGE = Path(__file__).parent.parent  # not resolved: frames name the file as it was imported, links and all
 _ENGINE_FOLDERS = tuple(str(_PACKAGE / folder) + os.sep for folder in ("engine", "runners", "storage"))
@@ -47,38 +47,29 @@ def _trim(formatted: traceback.TracebackException, seen: set[int]) -> None:
 
 
 def clear_frames(error: BaseException) -> None:
-    """Drop the local variables that the frames of a failed body keep alive, its arguments among them; causes too.
+    """Drop the local variables that the frames of an exception, and of its causes, keep alive.
 
-    Clearing a suspended coroutine would close it, and an exception that was stored and raised again carries frames of
-    whoever met it before. So coroutines are cleared only as far down from the engine's `call_body` as the exception
-    has come up by itself: each of those it has left, and so ended. Generators are left alone.
+    Frames that still run keep theirs, and so do suspended ones: an exception that was stored and raised again carries
+    frames of whoever met it before, and clearing a suspended coroutine would close it.
     """
     seen: set[int] = set()
-    ended: set[FrameType] = set()
     pending: list[BaseException | None] = [error]
     while pending:
         current = pending.pop()
         if current is not None and id(current) not in seen:
             seen.add(id(current))
             pending += current.__cause__, current.__context__
-            _clear(current.__traceback__, ended)
+            for frame, _ in traceback.walk_tb(current.__traceback__):
+                if not _is_suspended(frame):
+                    with suppress(RuntimeError):  # it is still executing
+                        frame.clear()
 
 
-def _clear(step: TracebackType | None, ended: set[FrameType]) -> None:
-    came_up = step is not None and step.tb_frame in ended  # a cause, met by a body that has ended
-    while step is not None:
-        frame = step.tb_frame
-        flags = frame.f_code.co_flags
-        if not flags & _SUSPENDABLE or (came_up and flags & inspect.CO_COROUTINE):
-            ended.add(frame)
-            with suppress(RuntimeError):  # it is still executing
-                frame.clear()
-        if frame.f_code.co_name == "call_body" and is_ours(frame.f_code.co_filename):
-            came_up = True
-        elif frame.f_code.co_code[step.tb_lasti] == _RAISE:
-            came_up = False  # what is below may be the story of an earlier raise
-        step = step.tb_next
+def _is_suspended(frame: FrameType) -> bool:
+    """Whether the frame is of a coroutine or generator that stands at one of its yields, and may go on from there."""
+    code = frame.f_code
+    return bool(code.co_flags & _SUSPENDABLE) and code.co_code[frame.f_lasti] == _YIELD
 
 
 _SUSPENDABLE = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR | inspect.CO_COROUTINE
-_RAISE = dis.opmap["RAISE_VARARGS"]
+_YIELD = dis.opmap["YIELD_VALUE"]

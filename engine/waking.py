@@ -49,6 +49,10 @@ class Waker:
         await self._event.wait()
         self._event = anyio.Event()
 
+    async def opened(self) -> None:
+        """Return once `wake` was called, ever; any number may wait."""
+        await self._event.wait()
+
     def wake(self) -> None:
         """End the wait. Never raises: a loop that has ended has nobody left to wake."""
         if threading.get_ident() == self._thread:

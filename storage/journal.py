@@ -59,7 +59,7 @@ UPDATE run SET owner = ?, state_type = ?, ended_at = NULL, history = json_insert
 WHERE id = ? AND state_type IN ('FAILED', 'CRASHED', 'CANCELLED') RETURNING history
 """
 
-MAX_BACKLOG = 10_000
+MAX_BACKLOG = 4_000
 """Runs in the buffer beyond which new ones wait."""
 
 
@@ -82,7 +82,7 @@ class SQLiteJournal:
         self._results = Path(f"{self.path}.results")
         self._background: deque[asyncio.Task[None]] = deque(maxlen=16)
         self._committers: deque[Callable[[JournalError | None], None]] = deque()
-        self._room_seekers: deque[Callable[[], object]] = deque()
+        self._gates: dict[int, Waker] = {}
         self._reset()
         self._stack = ExitStack()
         self._portal: BlockingPortal | None = None
@@ -162,10 +162,10 @@ class SQLiteJournal:
     async def room(self) -> None:
         """Return when the buffer has been written down, however long that takes."""
         while self.crowded:
-            waker = Waker()
-            self._room_seekers.append(waker.wake)
+            # One gate for all who wait in one loop: thousands of members may.
+            gate = self._gates.setdefault(threading.get_ident(), Waker())
             if self.crowded:
-                await waker.wait()
+                await gate.opened()
 
     def query(self, sql: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """Rows of a read-only query on the journal's own connection, after all that was recorded before."""
@@ -377,8 +377,8 @@ class SQLiteJournal:
                         self._buffer.append(run)
                 break
         self.crowded = len(self._buffer) > MAX_BACKLOG
-        while self._room_seekers and not self.crowded:
-            self._room_seekers.popleft()()
+        while self._gates and not self.crowded:
+            self._gates.popitem()[1].wake()
         for done in asked:
             done(error)
         if error is not None and str(error) != self._trouble:

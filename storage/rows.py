@@ -14,8 +14,8 @@ IDENTITY = ("id", "kind", "function", "parent_run_id", "flow_run_id", "tags")
 STORY = ("name", "state_type", "started_at", "ended_at", "attempts", "history", "owner", "details")
 COLUMNS = IDENTITY + STORY
 
-# SQLite's default bound on parameters of one statement, 32 766, over the number of columns.
-MAX_ROWS = 32_766 // len(COLUMNS)
+MAX_ROWS = 500
+"""Rows of one statement. SQLite allows 32 766 parameters; longer statements cost memory and save no time."""
 
 
 def statement(rows: int) -> str:
