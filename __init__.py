@@ -6,7 +6,6 @@ This is the face: names only. Each is imported when it is first used, so `import
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -131,7 +130,7 @@ __all__ = sorted(_HOME_OF)
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return _version("undertow")
+        return import_module("importlib.metadata").version("undertow")
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module 'undertow' has no attribute {name!r}")

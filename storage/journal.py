@@ -59,7 +59,7 @@ UPDATE run SET owner = ?, state_type = ?, ended_at = NULL, history = json_insert
 WHERE id = ? AND state_type IN ('FAILED', 'CRASHED', 'CANCELLED') RETURNING history
 """
 
-MAX_BACKLOG = 4_000
+MAX_BACKLOG = 10_000
 """Runs in the buffer beyond which new ones wait."""
 
 
