@@ -53,10 +53,11 @@ class SignatureMismatch(UndertowError, TypeError):
 class ParameterInvalid(UndertowError, TypeError):
     """A flow's parameter doesn't validate against its annotation."""
 
-    def __init__(self, flow: str, parameter: str, value: object, expected: str) -> None:
+    def __init__(self, flow: str, parameter: str, value: object, expected: str, detail: str = "") -> None:
         super().__init__(
             f"Parameter {parameter!r} of flow {flow!r} must be {expected}, not {value!r} "
-            f"of type {type(value).__name__}. (validate_parameters=False turns this check off.)"
+            f"of type {type(value).__name__}{f': {detail}' if detail else ''}. "
+            "(validate_parameters=False turns this check off.)"
         )
 
 

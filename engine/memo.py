@@ -68,7 +68,10 @@ async def recall(run: Run) -> Outcome | None:
         inline = run.runner is core.inline
         record = None
         if not caching.refresh:
-            record = core.journal.load_blocking(key) if inline else await core.journal.load(key)
+            try:
+                record = core.journal.load_blocking(key) if inline else await core.journal.load(key)
+            except ResultUnreadable as error:
+                logger.warning("The cached result of task %r is computed anew. %s", definition.name, error)
         if run.cache_key in core.flights:
             continue  # another run took off while this one looked
         outcome = _cached(run, record)

@@ -79,7 +79,7 @@ def _checked(flow: str, name: str, value: Any, hint: Any) -> Any:
         try:
             return pydantic.TypeAdapter(hint, config=config).validate_python(value)
         except pydantic.ValidationError as error:
-            raise ParameterInvalid(flow, name, value, f"{_shown(hint)} ({error.errors()[0]['msg']})") from None
+            raise ParameterInvalid(flow, name, value, _shown(hint), error.errors()[0]["msg"]) from None
         except pydantic.errors.PydanticUserError:
             return value
     if _is_checkable(hint):

@@ -24,7 +24,7 @@ def write_file(folder: Path, value: bytes) -> str:
     """Write a result atomically and return its name; the same bytes are written once."""
     name = hashlib.blake2b(value, digest_size=32).hexdigest()
     target = folder / name
-    if not target.exists():
+    if not target.exists() or target.read_bytes() != value:
         folder.mkdir(mode=0o700, exist_ok=True)
         part = folder / f"{name}.{os.getpid()}"
         with open(os.open(part, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
