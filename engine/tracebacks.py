@@ -11,8 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
+import anyio
+
 _PACKAGE = Path(__file__).parent.parent  # not resolved: frames name the file as it was imported, links and all
-_ENGINE_FOLDERS = tuple(str(_PACKAGE / folder) + os.sep for folder in ("engine", "runners", "storage"))
+_MACHINERY = (
+    *(str(_PACKAGE / folder) + os.sep for folder in ("engine", "runners", "storage")),
+    str(Path(anyio.__file__).parent) + os.sep,  # the hops between our frames and the body's
+)
 
 MAX_LENGTH = 64 * 1024
 
@@ -24,8 +29,8 @@ def describe(error: BaseException) -> str:
 
 
 def is_ours(filename: str) -> bool:
-    """Whether a source file is the engine's own."""
-    return filename.startswith(_ENGINE_FOLDERS)
+    """Whether a source file is part of the engine's machinery, and no news to a reader of a traceback."""
+    return filename.startswith(_MACHINERY)
 
 
 def format_error(error: BaseException) -> str:
