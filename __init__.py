@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .engine.context import tags as tags
     from .engine.definition import ConcurrencyLimit as ConcurrencyLimit
     from .engine.durable import sleep as sleep
+    from .engine.durable import sleep_until as sleep_until
     from .engine.errors import ArgumentsTooDeep as ArgumentsTooDeep
     from .engine.errors import EngineClosed as EngineClosed
     from .engine.errors import EngineOpen as EngineOpen
@@ -47,10 +48,12 @@ if TYPE_CHECKING:
     from .engine.errors import ResultNotSerializable as ResultNotSerializable
     from .engine.errors import ResultUnreadable as ResultUnreadable
     from .engine.errors import RetryAfter as RetryAfter
+    from .engine.errors import RolledBack as RolledBack
     from .engine.errors import RunCancelled as RunCancelled
     from .engine.errors import RunCrashed as RunCrashed
     from .engine.errors import RunError as RunError
     from .engine.errors import RunFailed as RunFailed
+    from .engine.errors import RunIdConflict as RunIdConflict
     from .engine.errors import RunNotResumable as RunNotResumable
     from .engine.errors import RunSkipped as RunSkipped
     from .engine.errors import RunTimedOut as RunTimedOut
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
     from .engine.errors import SignatureMismatch as SignatureMismatch
     from .engine.errors import Skip as Skip
     from .engine.errors import SlotTimeout as SlotTimeout
+    from .engine.errors import StepMismatch as StepMismatch
     from .engine.errors import UncacheableArgument as UncacheableArgument
     from .engine.errors import UndertowError as UndertowError
     from .engine.errors import UnknownOption as UnknownOption
@@ -90,6 +94,10 @@ if TYPE_CHECKING:
     from .engine.states import StateType as StateType
     from .engine.task import Task as Task
     from .engine.task import task as task
+    from .engine.transactions import Part as Part
+    from .engine.transactions import Transaction as Transaction
+    from .engine.transactions import get_transaction as get_transaction
+    from .engine.transactions import transaction as transaction
     from .runners import ThreadRunner as ThreadRunner
     from .wiring import Engine as Engine
 
@@ -101,15 +109,14 @@ _HOMES = {
     "engine.codec": "register_type",
     "engine.context": "tags",
     "engine.definition": "ConcurrencyLimit",
-    "engine.durable": "sleep",
+    "engine.durable": "sleep sleep_until",
     "engine.errors": (
         "ArgumentsTooDeep EngineClosed EngineOpen Fail IllegalTransition InvalidOption JournalClosed JournalCorrupt "
         "JournalError JournalFull JournalLocked JournalMissing JournalReadOnly JournalTooNew LimitImpossible "
         "LimitUnknown MappingLengthMismatch MappingMissingIterable NoHost NotCallable ParameterInvalid "
-        "ResultNotSerializable ResultUnreadable RetryAfter RunCancelled "
-        "RunCrashed RunError RunFailed RunNotResumable RunSkipped RunTimedOut RunUnfinished SelfDependency "
-        "SignatureMismatch Skip "
-        "SlotTimeout UncacheableArgument UndertowError UnknownOption UpstreamFailed WouldBlock"
+        "ResultNotSerializable ResultUnreadable RetryAfter RolledBack RunCancelled RunCrashed RunError RunFailed "
+        "RunIdConflict RunNotResumable RunSkipped RunTimedOut RunUnfinished SelfDependency SignatureMismatch Skip "
+        "SlotTimeout StepMismatch UncacheableArgument UndertowError UnknownOption UpstreamFailed WouldBlock"
     ),
     "engine.flow": "Flow flow",
     "engine.futures": "Future FutureList as_completed wait wait_async",
@@ -120,6 +127,7 @@ _HOMES = {
     "engine.slots": "concurrency rate_limit",
     "engine.states": "Cancelled Completed Crashed Failed Pending Running Scheduled Skipped State StateType",
     "engine.task": "Task task",
+    "engine.transactions": "Part Transaction get_transaction transaction",
     "runners": "ThreadRunner",
     "wiring": "Engine",
 }

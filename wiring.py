@@ -11,6 +11,8 @@ import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias, TypeVar, overload
@@ -19,16 +21,17 @@ import anyio
 
 from .engine import context
 from .engine.core import Core
-from .engine.durable import find_definition
-from .engine.errors import EngineClosed, EngineOpen, InvalidOption, RunNotResumable
+from .engine.enrolment import OnConflict, call_digest, check_choice, enrolled, taking_part
+from .engine.errors import EngineClosed, EngineOpen, InvalidOption
 from .engine.flow import Flow
 from .engine.futures import Future
-from .engine.host import Portal, open_host
+from .engine.host import Life, Portal, open_host
 from .engine.limits import LimitLike, Limits
-from .engine.memo import unserialize
 from .engine.pipeline import member
-from .engine.ports import Clock, Journal, Observer, Randomness
-from .engine.states import RUNNING, SCHEDULED
+from .engine.ports import Clock, Journal, Observer, OnMismatch, Randomness
+from .engine.recovery import forked, recover, resumed
+from .engine.run import CLOSED, Run
+from .engine.spill import Budget
 from .engine.task import Task
 from .runners import InlineRunner, ThreadRunner
 from .storage import SQLiteJournal
@@ -51,6 +54,11 @@ class Engine:
     slots, `Limit(...)` or `RateLimit(...)`. `threads` bounds the threads of submitted sync tasks. `grace_seconds` is
     how long background runs may go on when the engine is closed, before they are cancelled.
 
+    With `recover=True` durable flow runs that were broken off, by the death of their process or by the closing of their
+    engine, go on by themselves, each at most `max_recoveries` times. `keep_for` and `keep_runs` bound how long runs
+    that have ended stay in the journal, and how many outermost flow runs (default: all, for ever). With
+    `result_budget_bytes`, results of done futures that take more than that together wait in the journal, not in memory.
+
     `clock`, `random` and `observers` are there for tests and for tools. Raises `InvalidOption` for a bad option and
     `JournalError`s when it is opened.
     """
@@ -63,6 +71,11 @@ class Engine:
         durability: Durability = "process",
         threads: int | None = None,
         grace_seconds: float = 10.0,
+        recover: bool = False,
+        max_recoveries: int = 10,
+        keep_for: timedelta | None = None,
+        keep_runs: int | None = None,
+        result_budget_bytes: int | None = None,
         backend: str = "asyncio",
         clock: Clock | None = None,
         monotonic: Callable[[], float] | None = None,
@@ -84,7 +97,13 @@ class Engine:
         if not isinstance(journal, str | os.PathLike) and not callable(getattr(journal, "record", None)):
             raise InvalidOption("journal", journal, "a path, ':memory:', or a journal of your own")
         if isinstance(journal, str | os.PathLike):
-            journal = SQLiteJournal(journal, durability)
+            journal = SQLiteJournal(journal, durability, keep_for, keep_runs)
+        if isinstance(max_recoveries, bool) or not isinstance(max_recoveries, int) or max_recoveries < 0:
+            raise InvalidOption("max_recoveries", max_recoveries, "a whole number, 0 or more")
+        budget = result_budget_bytes
+        if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int) or budget < 0):
+            raise InvalidOption("result_budget_bytes", budget, "a whole number of bytes, 0 or more")
+        self._max_recoveries = max_recoveries if recover else 0
         ports: dict[str, Any] = {"clock": clock, "monotonic": monotonic, "random": random, "observers": observers}
         given = {name: port for name, port in ports.items() if port is not None}
         self.grace_seconds = grace_seconds
@@ -94,6 +113,7 @@ class Engine:
             threads=ThreadRunner() if threads is None else ThreadRunner(threads),
             portal=Portal(backend),
             limits=Limits(limits, **({"now": monotonic} if monotonic else {})),
+            budget=None if budget is None else Budget(budget),
             is_open=False,
             **given,
         )
@@ -126,6 +146,8 @@ class Engine:
     def __enter__(self) -> Engine:
         self.open()
         self._sync_stack.enter_context(self.active())
+        if self._max_recoveries:
+            self.core.portal.serve(self._recovering)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -148,6 +170,8 @@ class Engine:
         try:
             async with open_host(keep_members=True, lasting=True) as host:
                 self.core.host = host
+                if self._max_recoveries:
+                    host.serve(self._recovering)
                 with self.active():
                     try:
                         yield
@@ -164,11 +188,14 @@ class Engine:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(self.close)
 
+    async def _recovering(self) -> None:
+        await recover(self.core, self._max_recoveries, self._start)
+
     async def _drain(self) -> None:
         """Let background runs end by themselves for the grace period, then cancel what is left."""
         host = self.core.host
         assert host is not None
-        await host.drain(self.grace_seconds, "the engine was closed")
+        await host.drain(self.grace_seconds, CLOSED)
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:
@@ -191,56 +218,91 @@ class Engine:
 
     # --- running again ---------------------------------------------------------------------------------------------
 
-    async def resume(self, run_id: str) -> Any:
+    async def resume(self, run_id: str, *, on_mismatch: OnMismatch | None = None) -> Any:
         """Run a durable flow run again that failed, crashed or was cancelled, and return its result.
 
-        What completed inside it is handed back and does not run again. Raises `RunNotResumable`, and whatever the
+        What completed inside it is handed back and does not run again; recorded failures are tried again if the run
+        had failed. `on_mismatch` overrides the flow's own. Raises `RunNotResumable`, `StepMismatch`, and whatever the
         flow raises.
         """
-        return await self._claimed(run_id, await self._resumable(run_id))
+        run = await resumed(self.core, run_id, on_mismatch=on_mismatch)
+        return await run.definition.awaited(run)
 
-    async def _resumable(self, run_id: str) -> list[Any]:
-        record = await self.core.journal.load(f"start:{run_id}")
-        if record is None:
-            raise RunNotResumable(run_id, "there is no durable run of that id in this journal")
-        start: list[Any] = unserialize(record)
-        return start
+    async def retry(self, run_id: str, *, on_mismatch: OnMismatch | None = None) -> Any:
+        """As `resume`, but failures that are recorded in the run are always tried again."""
+        run = await resumed(self.core, run_id, on_mismatch=on_mismatch, retries_failures=True)
+        return await run.definition.awaited(run)
 
-    async def _claimed(self, run_id: str, start: list[Any]) -> Any:
-        key, args, kwargs = start
-        definition = find_definition(run_id, key)
-        await self.core.journal.commit()
-        entry = (SCHEDULED, "Resuming", "", self.core.clock.now())
-        history = await self.core.journal.claim(run_id, entry)
-        if history is None:
-            raise RunNotResumable(run_id, "it completed, or is still running")
-        run = definition.make_run(args, kwargs, core=self.core, run_id=run_id, parentless=True)
-        run.history = history
-        run.attempts = sum(kind == RUNNING for kind, *_ in history)
-        run.replaying = True
-        return await definition.awaited(run)
+    async def fork(
+        self, run_id: str, at: str, *, new_id: str | None = None, on_mismatch: OnMismatch | None = None
+    ) -> Future[Any]:
+        """Start a new run of a durable flow run's flow and parameters, and return its future.
+
+        It is handed back what the recorded run called before the step `at`, given by the id of its task run (or the
+        beginning of it); that step and all that was called later run anew. Raises `RunNotResumable`.
+        """
+        return self._start(await forked(self.core, run_id, at, new_id, on_mismatch))
 
     # --- background runs ---------------------------------------------------------------------------------------
 
     @overload
-    def start(self, definition: Started[Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> Future[T]: ...
+    def start(
+        self,
+        definition: Started[Coroutine[Any, Any, T]],
+        *args: Any,
+        run_id: str | None = None,
+        on_conflict: OnConflict = "attach",
+        **kwargs: Any,
+    ) -> Future[T]: ...
     @overload
-    def start(self, definition: Started[T], *args: Any, **kwargs: Any) -> Future[T]: ...
-    def start(self, definition: Any, *args: Any, **kwargs: Any) -> Future[Any]:
+    def start(
+        self,
+        definition: Started[T],
+        *args: Any,
+        run_id: str | None = None,
+        on_conflict: OnConflict = "attach",
+        **kwargs: Any,
+    ) -> Future[T]: ...
+    def start(
+        self,
+        definition: Any,
+        *args: Any,
+        run_id: str | None = None,
+        on_conflict: OnConflict = "attach",
+        **kwargs: Any,
+    ) -> Future[Any]:
         """Start a run that belongs to the engine, not to the caller, and return its future at once.
 
         It outlives the request that started it; the engine waits for it, for `grace_seconds`, when it is closed.
-        Raises `EngineClosed`, and `SignatureMismatch` if the arguments don't fit.
+
+        With a `run_id` of your choice there is one execution for that id, in all processes that share the journal: a
+        later call with the same arguments gets the outcome of the first (`on_conflict="attach"`), is refused
+        (`"reject"`), or restarts a run that failed (`"restart_if_failed"`; a durable one goes on where it was).
+
+        Raises `EngineClosed`, `SignatureMismatch` if the arguments don't fit, `InvalidOption` for an impossible id, and
+        `RunIdConflict`; where the other run is another process's, the future raises that.
         """
         if not isinstance(definition, Flow | Task):
             raise InvalidOption("start", definition, "a @flow or a @task")
         if not self.core.is_open:
             raise EngineClosed(f"Starting {definition.name}")
-        run = definition.make_run(args, kwargs, core=self.core, parentless=True)
+        if run_id is not None:
+            check_choice(run_id, on_conflict)
+        run = definition.make_run(args, kwargs, core=self.core, run_id=run_id, parentless=True)
+        if run_id is None:
+            self.core.journal.record(run)
+            return self._start(run)
+        run.call = call_digest(run)
+        run.given_name = run.given_name or f"{definition.name}-{run_id}"
+        future = taking_part(self.core, run, on_conflict)
+        if future is None:
+            future = self.core.enrolled[run_id] = self._start(run, partial(enrolled, on_conflict=on_conflict))
+        return future
+
+    def _start(self, run: Run, life: Life = member) -> Future[Any]:
         run.host = host = self.core.host or self.core.portal.host()
         future: Future[Any] = Future(run, host)
-        self.core.journal.record(run)
-        host.spawn(member, run, future)
+        host.spawn(life, run, future)
         return future
 
 

@@ -180,6 +180,8 @@ class Caching:
     expiration: timedelta | None
     refresh: bool
     serializer: Serializer
+    private: bool
+    """Whether no other process can come to the same key."""
 
 
 def read_caching(
@@ -205,4 +207,6 @@ def read_caching(
     unknown = policy.excluded() - parameters.keys()
     if unknown:
         raise InvalidOption("cache_policy", sorted(unknown)[0], f"an argument of {name}: {', '.join(parameters)}")
-    return Caching(policy, expiration, bool(refresh), serializer)
+    parts = policy.policies if isinstance(policy, Compound) else (policy,)
+    private = any(isinstance(part, RunId) for part in parts)
+    return Caching(policy, expiration, bool(refresh), serializer, private)

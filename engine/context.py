@@ -16,9 +16,11 @@ from .errors import EngineClosed
 if TYPE_CHECKING:
     from .core import Core
     from .run import Run
+    from .transactions import Transaction
 
 CURRENT: ContextVar[Run | None] = ContextVar("undertow_run", default=None)
 TAGS: ContextVar[frozenset[str]] = ContextVar("undertow_tags", default=frozenset())
+TRANSACTION: ContextVar[Transaction | None] = ContextVar("undertow_transaction", default=None)
 ENGINE: ContextVar[Core | None] = ContextVar("undertow_engine", default=None)
 
 _open_cores: list[Core] = []

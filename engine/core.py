@@ -11,18 +11,21 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import attrs
 import uuid_utils
 
-from .context import CURRENT, TAGS
+from .context import CURRENT, TAGS, TRANSACTION
 from .limits import Limits
 from .ports import Clock, Journal, Observer, Randomness, Runner, SystemClock
 from .run import Run, Tally
+from .spill import Budget
 from .states import PENDING
 
 if TYPE_CHECKING:
     from .definition import Definition
+    from .futures import Future
     from .host import Host, Portal
     from .memo import Flight
 
@@ -57,6 +60,10 @@ class Core:
     observers: list[Observer] = attrs.field(factory=list)
     flights: dict[str, Flight] = attrs.field(factory=dict)
     """Cached results that are being computed now, by key."""
+    enrolled: WeakValueDictionary[str, Future[Any]] = attrs.field(factory=WeakValueDictionary)
+    """Futures of runs whose ids were chosen, by id."""
+    budget: Budget | None = None
+    """How much of the results of done futures may wait in memory."""
     host: Host | None = None
     """Where background runs live, while the engine is open in an event loop."""
     is_open: bool = True
@@ -99,6 +106,10 @@ class Core:
         )
         if definition.kind == "flow":
             run.tally = Tally()
+        transaction = TRANSACTION.get()
+        if transaction is not None:
+            run.transaction = transaction
+            transaction.entered(run)
         return run
 
     @contextmanager

@@ -17,16 +17,17 @@ import attrs
 
 from .arguments import Signature, find_upstreams, need_search, state_of, unwrapped
 from .bridge import call_from_thread
-from .caching import Caching, Serializer
+from .caching import Caching, Serializer, digest, source_of
 from .context import CURRENT, current_core
 from .core import Core
-from .durable import remember_definition, take_step
+from .durable import take_step
 from .errors import InvalidOption, LimitUnknown, NoHost, NotCallable, UnknownOption, WouldBlock
 from .futures import Future, deliver
 from .hooks import HOOKS, Hook, check_hooks
 from .limits import Bucket, Limit
 from .pipeline import drive, execute, member
-from .ports import Runner
+from .ports import OnMismatch, Runner
+from .registry import remember_definition
 from .retry import Condition, Delays, RetryPolicy, retry_policy
 from .run import Kind, Outcome, Run
 from .states import State, StateType
@@ -59,6 +60,7 @@ class Options:
     max_elapsed_seconds: float | None = None
     timeout_seconds: float | None = None
     concurrency_limit: int | ConcurrencyLimit | None = None
+    key: NameMaker | None = None
     log_prints: bool | None = None
     on_running: Iterable[Hook] | Hook | None = None
     on_completion: Iterable[Hook] | Hook | None = None
@@ -94,6 +96,10 @@ class Definition(Generic[P, R_co]):
     validates: bool = False
     caching: Caching | None = None
     serializer: Serializer = "msgpack"
+    on_mismatch: OnMismatch = "raise"
+    persists: bool = False
+    on_commit_hooks: tuple[Hook, ...] = ()
+    on_rollback_hooks: tuple[Hook, ...] = ()
 
     def __init__(self, fn: Callable[P, R_co], options: Options) -> None:
         self.descriptor: type | None = None
@@ -139,10 +145,9 @@ class Definition(Generic[P, R_co]):
         self.cancels_new = self.own_limit is not None and self.own_limit.collision_strategy == "CANCEL_NEW"
         self.own_limit_name = f"{self.kind}:{self.key}"
         self.limit_names: tuple[str, ...] = (self.own_limit_name,) if self.own_limit else ()
-        if options.run_name is not None and not isinstance(options.run_name, str) and not callable(options.run_name):
-            raise InvalidOption(
-                f"{self.kind}_run_name", options.run_name, "a template such as 'load {path}', or a function"
-            )
+        for option, maker in ((f"{self.kind}_run_name", options.run_name), ("key", options.key)):
+            if maker is not None and not isinstance(maker, str) and not callable(maker):
+                raise InvalidOption(option, maker, "a template such as 'load {path}', or a function")
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.name!r}>"
@@ -176,6 +181,11 @@ class Definition(Generic[P, R_co]):
         copy.__dict__.update(self.__dict__)
         copy.bound = (subject,)
         return copy
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether it has hooks that a transaction calls."""
+        return bool(self.on_commit_hooks or self.on_rollback_hooks)
 
     # --- the body ----------------------------------------------------------------------------------------------
 
@@ -250,8 +260,17 @@ class Definition(Generic[P, R_co]):
             run.upstream_ids = [run_id for upstream, _ in upstreams if (run_id := upstream.run_id) is not None]
         take_step(run)
         if self.options.run_name is not None:
-            run.given_name = self._run_name(args, kwargs)
+            run.given_name = self._made(f"{self.kind}_run_name", self.options.run_name, args, kwargs)
         return run
+
+    @functools.cached_property
+    def source(self) -> str:
+        """A digest of the function's source, by which a change of it is noticed."""
+        return digest(source_of(self.fn))
+
+    def step_key(self, run: Run) -> str | None:
+        """The explicit key of a step, in place of the digest of its inputs."""
+        return None if self.options.key is None else self._made("key", self.options.key, run.args, run.kwargs)
 
     def _declare_limits(self, core: Core) -> None:
         if self.own_limit is not None and self.own_limit_name not in core.limits.buckets:
@@ -260,20 +279,19 @@ class Definition(Generic[P, R_co]):
             if name not in core.limits.buckets:
                 raise LimitUnknown(name, core.limits.buckets)
 
-    def _run_name(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-        template = self.options.run_name
+    def _made(self, option: str, template: NameMaker, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+        """The text that a template over the arguments, or a function of them, gives. Raises `InvalidOption`."""
         bound = self.signature.bind(args, kwargs)
         if isinstance(template, str):
             try:
                 return template.format(**bound)
             except (LookupError, ValueError, AttributeError) as error:
                 names = ", ".join("{" + name + "}" for name in bound) or f"nothing: {self.name} has no parameters"
-                raise InvalidOption(f"{self.kind}_run_name", template, f"a template over {names} ({error!r})") from None
-        assert template is not None
+                raise InvalidOption(option, template, f"a template over {names} ({error!r})") from None
         wanted = inspect.signature(template).parameters
         name = template(**{key: value for key, value in bound.items() if key in wanted})
         if not isinstance(name, str):
-            raise InvalidOption(f"{self.kind}_run_name", name, "a function that returns a text")
+            raise InvalidOption(option, name, "a function that returns a text")
         return name
 
     # --- the forms of a call -----------------------------------------------------------------------------------

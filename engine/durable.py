@@ -1,17 +1,15 @@
-"""Durable flows: what completed inside one is recorded before it is delivered, and handed back when it runs again.
+"""Durable flows: what ended inside one is recorded before it is delivered, and handed back when it runs again.
 
 A run inside a durable flow is a *step*. Its identity is made when the call is made, from where it is called (the
-parent's step), what is called, a digest of the inputs, and how many equal calls came before; so it does not depend on
-the order in which concurrent runs happen to start. A step whose result is recorded never runs again in that flow run:
-not in a retry of the flow, and not after a crash, in another process.
+parent's step), what is called, a digest of the inputs (or an explicit key), and how many equal calls came before; so
+it does not depend on the order in which concurrent runs happen to start. A step whose outcome is recorded never runs
+again in that flow run: not in a retry of the flow, and not after a crash, in another process.
 """
 
 from __future__ import annotations
 
-import importlib
-import sys
-from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
+from datetime import datetime
+from typing import Any
 
 import anyio
 
@@ -19,18 +17,17 @@ from .arguments import resolve
 from .caching import digest
 from .codec import canonical
 from .context import CURRENT
-from .errors import JournalError, ResultNotSerializable, RunNotResumable
+from .errors import InvalidOption, JournalError, ResultNotSerializable, StepMismatch
+from .failures import decode_failure, encode_failure
 from .futures import Future
 from .memo import serialize, unserialize
-from .ports import Record
+from .ports import Past, Record
 from .run import Outcome, Run
-from .states import COMPLETED, FAILED
+from .states import COMPLETED, FAILED, RESUME, RUNNING, SCHEDULED, transition
 from .tracebacks import describe, format_error
 
-if TYPE_CHECKING:
-    from .definition import Definition
-
-_definitions: WeakValueDictionary[str, Definition[..., Any]] = WeakValueDictionary()
+FAILURE = "failure"
+"""The serializer of a recorded failure."""
 
 
 # --- identity --------------------------------------------------------------------------------------------------
@@ -40,22 +37,30 @@ def take_step(run: Run) -> None:
     """Give a new run its place in the durable flow that it is made in."""
     parent = run.parent
     if parent is not None and parent.step is not None:
-        run.replaying = parent.replaying
-        run.step = next_step(parent, run.definition.key, _inputs(run))
+        run.past = parent.past
+        run.inputs = inputs_digest(run)
+        run.step = next_step(parent, run.definition.key, run.definition.step_key(run) or run.inputs)
+        past = run.past
+        if past and run.step not in past.recorded.get(parent.step, ()) and run.step not in past.unfinished:
+            past.strangers.setdefault(parent.step, _call(run))
 
 
-def next_step(parent: Run, key: str, inputs: bytes) -> str:
+def next_step(parent: Run, key: str, inputs: str) -> str:
     """The identity of the next call of `key` with these inputs inside a durable run."""
     assert parent.step is not None
+    root, _, where = parent.step.partition("/")
     if parent.steps is None:
         parent.steps = {}
-    call = digest(parent.step.encode(), key.encode(), inputs)
+    call = digest(where.encode(), key.encode(), inputs.encode())
     parent.steps[call] = occurrence = parent.steps.get(call, 0) + 1
-    return digest(call.encode(), str(occurrence).encode())
+    step = f"{root}/{digest(call.encode(), str(occurrence).encode())}"
+    if parent.past is not None:
+        parent.past.asked.add(step)
+    return step
 
 
-def _inputs(run: Run) -> bytes:
-    """Bytes for the arguments: a future counts as the step it stands for, what has no canonical form as its type."""
+def inputs_digest(run: Run) -> str:
+    """A digest of the arguments: a future counts as the step it stands for, what has no canonical form as its type."""
 
     def stand_in(value: Any) -> Any:
         return [value.run.step or value.run.id, "future"] if isinstance(value, Future) else repr(value)
@@ -67,44 +72,136 @@ def _inputs(run: Run) -> bytes:
         except ResultNotSerializable:
             plain = f"{type(value).__module__}.{type(value).__qualname__}".encode()
         parts += [name.encode(), plain]
-    return digest(*parts).encode()
+    return digest(*parts)
+
+
+def _call(run: Run) -> str:
+    """How messages speak of a step."""
+    return f"{run.kind} {run.definition.name!r}"
 
 
 # --- records ---------------------------------------------------------------------------------------------------
 
 
 async def replay(run: Run) -> Outcome | None:
-    """The recorded outcome of the step; the run then is the recorded one, with its id."""
-    journal = run.core.journal
-    key = f"step:{run.step}"
-    record = journal.load_blocking(key) if run.runner is run.core.inline else await journal.load(key)
-    if record is None:
+    """The recorded outcome of the step, or `None` for one that is to run: on from where it was broken off."""
+    past, parent = run.past, run.parent
+    assert past is not None and parent is not None and parent.step is not None and run.step is not None
+    recorded = past.recorded.get(parent.step, {})
+    if run.step in recorded:
+        outcome = await _handed_back(run, recorded.pop(run.step), past)
+        if outcome is not None:
+            return outcome
+    earlier = past.unfinished.pop(run.step, None)
+    if earlier is not None and (earlier.history[-1][0], SCHEDULED) in RESUME:
+        run.id, run.history = earlier.run_id, earlier.history
+        transition(run, SCHEDULED, "Resuming")
+        go_on(run, earlier.expected_start_at)
+    return None
+
+
+async def _handed_back(run: Run, record: Record, past: Past) -> Outcome | None:
+    about = record.about or {}
+    if record.serializer == FAILURE and past.retries_failures:
         return None
-    run.id = record.run_id
-    run.history = [(COMPLETED, "Completed", "", record.kept_at)]
-    run.recorded = True  # its row is in the journal, from when it ran
+    if past.on_mismatch != "accept":
+        changed = [
+            what
+            for what, now in (("code", run.definition.source), ("inputs", run.inputs))
+            if about.get(what, now) != now
+        ]
+        if changed and past.on_mismatch == "raise":
+            raise StepMismatch(
+                run.definition.name,
+                f"{_call(run)} was recorded (run {record.run_id}) with other {' and '.join(changed)} than now",
+            )
+        if changed:
+            return None
+    if record.value is None:
+        loaded = await run.told(run.core.journal.load(f"step:{run.step}"))
+        record = record if loaded is None else loaded
+    outcome = recorded_outcome(run, record)
+    if not about.get("forked"):
+        run.id = record.run_id
+        run.history = [(outcome.type, outcome.name, outcome.message, record.kept_at)]
+        run.recorded = True  # its row is in the journal, from when it ran
+    return outcome
+
+
+def recorded_outcome(run: Run, record: Record) -> Outcome:
+    """The outcome that a record says."""
+    if record.serializer == FAILURE:
+        return decode_failure(record, run)
     return Outcome(COMPLETED, "Completed", "", unserialize(record))
 
 
+def go_on(run: Run, expected_start_at: int | None) -> None:
+    """A run goes on from where it ended: a failed one begins anew, an attempt that was broken off does not count."""
+    kinds = [kind for kind, *_ in run.history[:-1]]  # the last is Resuming
+    run.attempts = kinds.count(RUNNING)
+    if kinds[-1] is FAILED:
+        run.pardoned = run.attempts
+    elif kinds[-2:-1] == [SCHEDULED]:
+        run.expected_start_at = expected_start_at
+    else:
+        run.pardoned = min(run.attempts, 1)
+
+
+async def rest_of_delay(run: Run) -> None:
+    """Wait for the rest of a retry's delay that a crash interrupted."""
+    assert run.expected_start_at is not None
+    left = (run.expected_start_at - run.core.clock.now()) / 1e6
+    if left > 0:
+        transition(run, SCHEDULED, "AwaitingRetry", f"The next attempt is in {left:g} s.")
+        await anyio.sleep(left)
+
+
 async def record_step(run: Run, outcome: Outcome) -> Outcome:
-    """See a completed step's result on disk before anybody is given it; a result that can't be kept fails the run."""
-    if outcome.type is not COMPLETED or run.ended:
+    """See a step's outcome on disk before anybody is given it; a result that can't be kept fails the run."""
+    if run.ended or outcome.type not in (COMPLETED, FAILED):
+        return outcome
+    if outcome.type is COMPLETED and (missed := _missed(run)):
+        error = StepMismatch(run.definition.name, missed)
+        run.error = format_error(error)
+        outcome = Outcome(FAILED, "Failed", f"{run.kind.capitalize()} run raised {describe(error)}", error)
+    if run.parent is None or isinstance(outcome.data, StepMismatch):
         return outcome
     core = run.core
     try:
-        value = serialize(outcome.data, run.definition.serializer)
-        core.journal.keep(f"step:{run.step}", Record(value, run.definition.serializer, run.id, core.clock.now()))
-        if run.runner is core.inline:
-            core.journal.commit_blocking()
-        else:
-            await core.journal.commit()
+        serializer = run.definition.serializer if outcome.type is COMPLETED else FAILURE
+        value = serialize(outcome.data, serializer) if outcome.type is COMPLETED else encode_failure(outcome)
+        record = Record(value, serializer, run.id, core.clock.now(), None, _about(run))
+        core.journal.keep(f"step:{run.step}", record)
+        await run.told(core.journal.commit())
     except (ResultNotSerializable, JournalError) as error:
         run.error = format_error(error)
         return Outcome(FAILED, "Failed", f"{run.kind.capitalize()} run raised {describe(error)}", error)
     return outcome
 
 
-# --- starting, and starting again ------------------------------------------------------------------------------
+def _about(run: Run) -> dict[str, str]:
+    assert run.parent is not None and run.parent.step is not None
+    parent = run.parent.step.partition("/")[2]
+    return {"parent": parent, "call": _call(run), "inputs": run.inputs, "code": run.definition.source}
+
+
+def _missed(run: Run) -> str:
+    """In words, how the body of a run took another way than the recorded one; empty when it did not."""
+    past = run.past
+    if past is None or past.on_mismatch != "raise" or run.step is None:
+        return ""
+    left = [step for step in past.recorded.get(run.step, {}) if step not in past.asked]
+    if not left:
+        return ""
+    about = past.recorded[run.step][left[0]].about or {}
+    instead = past.strangers.get(run.step)
+    return (
+        f"{about.get('call', 'a step')} is recorded in {_call(run)}, which did not call it this time"
+        f" ({len(left)} such calls){f', but called {instead}' if instead else ''}"
+    )
+
+
+# --- the outermost run -----------------------------------------------------------------------------------------
 
 
 def begin_durable(run: Run) -> None:
@@ -112,45 +209,55 @@ def begin_durable(run: Run) -> None:
 
     Raises `ResultNotSerializable` for parameters that can't be written down.
     """
-    run.step = run.id
+    run.step = f"{run.id}/"
     value = serialize([run.definition.key, list(run.args), dict(run.kwargs)], "msgpack")
     run.core.journal.keep(f"start:{run.id}", Record(value, "msgpack", run.id, run.core.clock.now()))
 
 
-def remember_definition(definition: Definition[..., Any]) -> None:
-    """Let the definition be found by its key when a run of it is resumed."""
-    _definitions[definition.key] = definition
+async def look_back(run: Run) -> None:
+    """Before another attempt of a durable run: read what the earlier ones recorded."""
+    assert run.step is not None
+    journal = run.core.journal
+    run.steps = None
+    await run.told(journal.commit())
+    run.past = await run.told(journal.past(run.step.partition("/")[0]))
 
 
-def find_definition(run_id: str, key: str) -> Definition[..., Any]:
-    """The flow that a recorded run is of. Raises `RunNotResumable`."""
-    found = _definitions.get(key)
-    module = key
-    while found is None and "." in module:
-        module = module.rpartition(".")[0]
-        if module not in sys.modules:
-            try:
-                importlib.import_module(module)
-            except ImportError:
-                continue
-        found = _definitions.get(key)
-    if found is None:
-        raise RunNotResumable(run_id, f"its flow {key} is not loaded; import the module that defines it first")
-    return found
+# --- sleeping --------------------------------------------------------------------------------------------------
 
 
 async def sleep(seconds: float) -> None:
-    """Sleep that many seconds. In a durable flow, one that is resumed sleeps only for the rest."""
+    """Sleep that many seconds. In a durable flow, one that is resumed sleeps only for the rest.
+
+    Raises `InvalidOption` for what is no number of seconds.
+    """
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0:
+        raise InvalidOption("seconds", seconds, "a number of seconds, 0 or more")
     run = CURRENT.get()
     if run is None or run.step is None:
         await anyio.sleep(seconds)
         return
-    core = run.core
-    key = f"step:{next_step(run, 'undertow.sleep', repr(seconds).encode())}"
-    record = await core.journal.load(key) if run.replaying else None
+    journal, clock = run.core.journal, run.core.clock
+    step = next_step(run, "undertow.sleep", repr(seconds))
+    known = run.past is not None and step in run.past.recorded.get(run.step, ())
+    record = await journal.load(f"step:{step}") if known else None
     if record is None:
-        now = core.clock.now()
-        record = Record(serialize(now + int(seconds * 1e6), "msgpack"), "msgpack", run.id, now)
-        core.journal.keep(key, record)
-        await core.journal.commit()
-    await anyio.sleep(max(0.0, (unserialize(record) - core.clock.now()) / 1e6))
+        now = clock.now()
+        about = {"parent": run.step.partition("/")[2], "call": f"sleep({seconds:g})"}
+        until = serialize(now + int(seconds * 1e6), "msgpack")
+        record = Record(until, "msgpack", run.core.new_id(), now, None, about)
+        journal.keep(f"step:{step}", record)
+        await journal.commit()
+    await anyio.sleep(max(0.0, (unserialize(record) - clock.now()) / 1e6))
+
+
+async def sleep_until(when: datetime) -> None:
+    """Sleep until a moment, given with its time zone; at once when it has passed.
+
+    Raises `InvalidOption` for a datetime without a zone.
+    """
+    if not isinstance(when, datetime) or when.tzinfo is None:
+        raise InvalidOption("when", when, "a datetime with a time zone, such as datetime.now(UTC) + timedelta(hours=1)")
+    run = CURRENT.get()
+    now = run.core.clock.now() / 1e6 if run is not None else datetime.now(when.tzinfo).timestamp()
+    await anyio.sleep(max(0.0, when.timestamp() - now))

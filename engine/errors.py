@@ -257,6 +257,30 @@ class RunNotResumable(RunError, RuntimeError):
         super().__init__(f"Run {run_id!r} can't be resumed: {reason}.")
 
 
+class StepMismatch(UndertowError, RuntimeError):
+    """A durable flow that runs again does not do what is recorded of it."""
+
+    def __init__(self, name: str, detail: str) -> None:
+        super().__init__(
+            f"{name!r} can't go on as it is recorded: {detail}. Undo the change, or resume with on_mismatch='rerun' "
+            "(what changed runs again) or on_mismatch='accept' (recorded results are taken as they are)."
+        )
+
+
+class RunIdConflict(UndertowError, ValueError):
+    """There is a run of the chosen id already, and it is not what was asked for."""
+
+    def __init__(self, run_id: str, reason: str) -> None:
+        super().__init__(f"There is a run {run_id!r} already, and {reason}. Choose another id.")
+
+
+class RolledBack(RunError, RuntimeError):
+    """A transaction was rolled back in an earlier process, and its flow was resumed."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(f"The transaction was rolled back: {cause}")
+
+
 class RunUnfinished(RunError, RuntimeError):
     """The result of a run was asked for before there was one."""
 

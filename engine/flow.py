@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import (
+    Any,
+    ClassVar,
+    Concatenate,
+    Generic,
+    Literal,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    cast,
+    get_args,
+    overload,
+)
 
 import attrs
 
@@ -16,7 +28,7 @@ from .hooks import Hook
 from .host import open_host
 from .parameters import as_json, validate
 from .pipeline import Interrupt, failure
-from .ports import Runner
+from .ports import OnMismatch, Runner
 from .retry import Condition, Delays
 from .run import Kind, Outcome, Run, Tally
 from .states import State
@@ -40,6 +52,8 @@ class FlowOptions(Options):
     task_runner: Runner | None = None
     validate_parameters: bool = True
     durable: bool = False
+    on_mismatch: OnMismatch = "raise"
+    persist_result: bool = False
     result_serializer: Serializer = "msgpack"
     final_state: FinalState = "children"
     on_child_failure: Literal["continue", "cancel"] = "continue"
@@ -59,6 +73,7 @@ class Flow(Definition[P, R_co], Generic[P, R_co]):
         for option, value, known in (
             ("final_state", options.final_state, _FINAL_STATES),
             ("on_child_failure", options.on_child_failure, _CHILD_FAILURE),
+            ("on_mismatch", options.on_mismatch, get_args(OnMismatch)),
         ):
             if value not in known:
                 raise InvalidOption(option, value, f"one of {', '.join(map(repr, known))}")
@@ -67,6 +82,9 @@ class Flow(Definition[P, R_co], Generic[P, R_co]):
         self.cancels_siblings = options.on_child_failure == "cancel"
         check_flag("validate_parameters", options.validate_parameters)
         check_flag("durable", options.durable)
+        check_flag("persist_result", options.persist_result)
+        self.on_mismatch = options.on_mismatch
+        self.persists = options.persist_result
         self.validates = options.validate_parameters
         if options.result_serializer not in SERIALIZERS:
             raise InvalidOption("result_serializer", options.result_serializer, " or ".join(map(repr, SERIALIZERS)))
@@ -227,6 +245,9 @@ def flow(
     task_runner: Runner | None = ...,
     validate_parameters: bool = ...,
     durable: bool = ...,
+    on_mismatch: OnMismatch = ...,
+    key: NameMaker | None = ...,
+    persist_result: bool = ...,
     result_serializer: Serializer = ...,
     final_state: FinalState = ...,
     on_child_failure: Literal["continue", "cancel"] = ...,
@@ -246,8 +267,12 @@ def flow(fn: Any = None, /, **options: Any) -> Any:
     `"unhandled"` (failures that nobody was given). With `on_child_failure="cancel"` the first failure among the
     submitted children cancels the others.
 
-    With `durable=True` the result of every run inside the flow is on disk before it is delivered, so that the flow can
+    With `durable=True` the outcome of every run inside the flow is on disk before it is delivered, so that the flow can
     be resumed: a retry, or `engine.resume(run_id)` after a crash, gets recorded results back and runs what is left.
+    Where a resumed flow does not do what is recorded of it, because the code of a step or the way through the body has
+    changed, `on_mismatch` says what to do: `"raise"` `StepMismatch` (default), `"rerun"` what changed, or `"accept"` the
+    recorded results as they are. `key`, a template over the arguments or a function of them, identifies the steps of a
+    task or flow in place of a digest of their arguments. `persist_result=True` keeps the flow's own result.
 
     `task_runner` runs the sync bodies of submitted tasks (default: a pool of threads of the engine).
     `validate_parameters=False` skips the check of arguments against annotations. Names, retries, `timeout_seconds`,

@@ -12,11 +12,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
 
 import anyio
+import attrs
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from .context import CURRENT
 from .errors import RunUnfinished, SelfDependency, UpstreamFailed, WouldBlock
 from .run import Handles, Outcome, Run
+from .spill import Spilled
 from .states import CANCELLED, COMPLETED, SKIPPED, State
 from .waking import Waker, in_event_loop, post, standing_aside
 
@@ -62,7 +64,7 @@ class Future(Generic[R_co]):
     @property
     def state(self) -> State[R_co]:
         """The state of the run now; terminal states carry the result or the exception."""
-        return self.run.state() if self._outcome is None else self._outcome.state(self.run)
+        return self.run.state() if self._outcome is None else self.outcome().state(self.run)
 
     def get_state(self) -> State[R_co]:
         """`state`, as a method."""
@@ -130,7 +132,8 @@ class Future(Generic[R_co]):
 
     def settle(self, outcome: Outcome) -> None:
         """The run has ended so: wake everybody who waits. Called once, in the run's loop."""
-        self._outcome = outcome
+        budget = self.run.core.budget
+        self._outcome = outcome if budget is None else budget.keep(self, outcome)
         self._handle = None
         tally = self._tally()
         if tally is not None and outcome.type not in (COMPLETED, SKIPPED):
@@ -145,6 +148,8 @@ class Future(Generic[R_co]):
         """How the run ended. Raises `RunUnfinished` while it has not."""
         if self._outcome is None:
             raise RunUnfinished(self.run.name, self.state.name)
+        if type(self._outcome.data) is Spilled:
+            return attrs.evolve(self._outcome, data=self._outcome.data.load())
         return self._outcome
 
     def taken(self) -> Outcome:
@@ -193,7 +198,7 @@ class Future(Generic[R_co]):
                     await waker.wait()
                 finally:
                     self.forget(waker.wake)
-        if self.outcome().type is CANCELLED:
+        if self._outcome is not None and self._outcome.type is CANCELLED:
             # What cancelled the run may have cancelled the waiter too, who is to be told that first.
             await checkpoint_if_cancelled()
 

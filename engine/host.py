@@ -15,13 +15,14 @@ from functools import partial
 from typing import Any
 
 import anyio
+from anyio import TaskHandle
 from anyio.abc import TaskGroup
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from anyio.lowlevel import EventLoopToken, current_token
 
 from .errors import RunCrashed
 from .futures import Future, wait_async
-from .run import Outcome, Run
+from .run import CLOSED, Outcome, Run
 from .states import CRASHED
 from .waking import post
 
@@ -31,11 +32,12 @@ Life = Callable[[Run, Future[Any]], Coroutine[Any, Any, None]]
 class Host:
     """A task group and the loop it lives in."""
 
-    __slots__ = ("_group", "_members", "_thread", "lasting", "token")
+    __slots__ = ("_group", "_members", "_services", "_thread", "lasting", "token")
 
     def __init__(self, group: TaskGroup, keep_members: bool, lasting: bool) -> None:
         self._group = group
         self._members: set[Future[Any]] | None = set() if keep_members else None
+        self._services: list[TaskHandle[Any, Any]] = []
         self.lasting = lasting
         self._thread = threading.get_ident()
         self.token: EventLoopToken = current_token()
@@ -64,6 +66,15 @@ class Host:
             self._members.add(future)
             future.on_done(partial(self._members.discard, future))
 
+    def serve(self, service: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
+        """Start what goes on for as long as the host does. Called in the host's loop."""
+        self._services.append(self._group.start_soon(service, *args))
+
+    def stop_services(self) -> None:
+        """Cancel what `serve` started. Called in the host's loop."""
+        while self._services:
+            self._services.pop().cancel()
+
     def cancel_members(self, reason: str) -> None:
         """Cancel the members and not the body; for hosts that keep their members. Called in the host's loop."""
         for future in tuple(self._members or ()):
@@ -71,6 +82,7 @@ class Host:
 
     async def drain(self, grace_seconds: float, reason: str) -> None:
         """Wait until no member is left, and after `grace_seconds` cancel the rest; where members are kept."""
+        self.stop_services()
         with anyio.move_on_after(grace_seconds):
             while self._members:
                 await wait_async(self._members)
@@ -85,7 +97,11 @@ async def open_host(keep_members: bool = False, lasting: bool = False) -> AsyncI
     portal's, the crash of one member is nobody else's matter.
     """
     async with anyio.create_task_group() as group:
-        yield Host(group, keep_members, lasting)
+        host = Host(group, keep_members, lasting)
+        try:
+            yield host
+        finally:
+            host.stop_services()
 
 
 class Portal:
@@ -117,11 +133,17 @@ class Portal:
                 )
             return self._host
 
+    def serve(self, service: Callable[..., Coroutine[Any, Any, None]]) -> None:
+        """Start what goes on in the portal's loop for as long as it does."""
+        host = self.host()
+        assert self._portal is not None
+        self._portal.call(host.serve, service)
+
     def close(self, grace_seconds: float) -> None:
         """Let what runs in the portal end by itself for so long, cancel what is left, and end the thread."""
         with self._lock:
             if self._host is not None and self._portal is not None:
-                self._portal.call(self._host.drain, grace_seconds, "the engine was closed")
+                self._portal.call(self._host.drain, grace_seconds, CLOSED)
             self._host = None
             self._stack.close()
 

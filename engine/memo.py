@@ -1,7 +1,7 @@
 """What is recorded is not computed twice: looking a cached result up before the body, keeping it after.
 
-Of several runs with one key at once, in one process, one computes and the others wait for it; when it fails, the next
-of them tries, so a failed leader poisons nobody.
+Of several runs with one key at once one computes and the others wait for it, also in other processes that use the
+journal. When it fails, the next of them tries, so a failed leader poisons nobody; when its process dies, too.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
+import anyio
+
+from .caching import Caching
 from .codec import decode, encode
 from .core import logger
 from .errors import ResultNotSerializable, ResultUnreadable, SelfDependency
@@ -18,14 +21,19 @@ from .states import COMPLETED, FAILED
 from .tracebacks import describe, format_error
 from .waking import Waker
 
+POLL_SECONDS = 0.02
+"""How often to look whether another process has computed a result."""
+
 
 class Flight:
     """A cached result on its way: who computes it, and who waits."""
 
-    __slots__ = ("_run", "_waiting")
+    __slots__ = ("_name", "_reserved", "_run", "_waiting")
 
     def __init__(self, run: Run) -> None:
         self._run = run
+        self._name = f"flight:{run.cache_key}"
+        self._reserved = False
         self._waiting: list[Waker] = []
         assert run.cache_key is not None
         run.core.flights[run.cache_key] = self
@@ -42,11 +50,29 @@ class Flight:
         finally:
             self._waiting.remove(waker)
 
+    async def cleared(self) -> Outcome | None:
+        """See that no other process computes the same now; if one did, and kept its result, that."""
+        run, journal = self._run, self._run.core.journal
+        caching = run.definition.caching
+        assert caching is not None
+        if caching.private:
+            return None
+        while not await run.told(journal.reserve(self._name, run.id)):  # noqa: ASYNC110 - it is another process
+            await anyio.sleep(POLL_SECONDS)
+        self._reserved = True
+        outcome = await _looked_up(run)
+        if outcome is not None:
+            self.land()
+        return outcome
+
     def land(self) -> None:
         """It is over: let the others look."""
-        assert self._run.cache_key is not None
-        self._run.core.flights.pop(self._run.cache_key, None)
-        self._run.flight = None
+        run = self._run
+        assert run.cache_key is not None
+        if self._reserved:
+            run.core.journal.discard(self._name)
+        run.core.flights.pop(run.cache_key, None)
+        run.flight = None
         for waker in self._waiting:
             waker.wake()
 
@@ -59,39 +85,41 @@ async def recall(run: Run) -> Outcome | None:
     run.cache_key = caching.policy.key(run, definition.signature.bind(run.args, run.kwargs))
     if run.cache_key is None:
         return None
-    key = f"cache:{run.cache_key}"
     while True:
         flight = core.flights.get(run.cache_key)
         if flight is not None:
             await flight.landed(run)
             continue
-        inline = run.runner is core.inline
-        record = None
-        if not caching.refresh:
-            try:
-                record = core.journal.load_blocking(key) if inline else await core.journal.load(key)
-            except ResultUnreadable as error:
-                logger.warning("The cached result of task %r is computed anew. %s", definition.name, error)
+        outcome = await _looked_up(run)
         if run.cache_key in core.flights:
             continue  # another run took off while this one looked
-        outcome = _cached(run, record)
         if outcome is None:
-            Flight(run)
+            flight = Flight(run)
+            outcome = await flight.cleared()
         return outcome
 
 
-def _cached(run: Run, record: Record | None) -> Outcome | None:
-    caching = run.definition.caching
+async def _looked_up(run: Run) -> Outcome | None:
+    """What the journal has under the run's key, if it still counts."""
+    caching, journal = run.definition.caching, run.core.journal
     assert caching is not None
+    if caching.refresh:
+        return None
+    key = f"cache:{run.cache_key}"
+    try:
+        return _cached(run, caching, await run.told(journal.load(key)))
+    except ResultUnreadable as error:
+        logger.warning("The cached result of task %r is computed anew. %s", run.definition.name, error)
+        journal.discard(key)
+        return None
+
+
+def _cached(run: Run, caching: Caching, record: Record | None) -> Outcome | None:
     if record is None or (record.expires_at is not None and record.expires_at <= run.core.clock.now()):
         return None
     if record.serializer != caching.serializer:
         return None  # kept in another way than the task says now: computed anew
-    try:
-        return Outcome(COMPLETED, "Cached", f"Result of run {record.run_id}.", unserialize(record))
-    except ResultUnreadable as error:
-        logger.warning("The cached result of task %r is computed anew. %s", run.definition.name, error)
-        return None
+    return Outcome(COMPLETED, "Cached", f"Result of run {record.run_id}.", unserialize(record))
 
 
 def remember(run: Run, outcome: Outcome) -> Outcome:
@@ -102,12 +130,34 @@ def remember(run: Run, outcome: Outcome) -> Outcome:
     try:
         value = serialize(outcome.data, caching.serializer)
     except ResultNotSerializable as error:
-        run.error = format_error(error)
-        return Outcome(FAILED, "Failed", f"Task run raised {describe(error)}", error)
+        return _not_kept(run, error)
     now = run.core.clock.now()
     expires = None if caching.expiration is None else now + int(caching.expiration.total_seconds() * 1e6)
-    run.core.journal.keep(f"cache:{run.cache_key}", Record(value, caching.serializer, run.id, now, expires))
+    record = Record(value, caching.serializer, run.id, now, expires)
+    keep = run.core.journal.keep if run.transaction is None else run.transaction.hold
+    keep(f"cache:{run.cache_key}", record)
     return outcome
+
+
+def keep_result(run: Run, outcome: Outcome) -> Outcome:
+    """Keep a completed run's own result, for those who ask for it later by the run's id."""
+    if outcome.type is not COMPLETED or run.ended:
+        return outcome
+    serializer = run.definition.serializer
+    try:
+        value = serialize(outcome.data, serializer)
+    except ResultNotSerializable as error:
+        if run.definition.persists:
+            return _not_kept(run, error)
+        logger.warning("The result of run %s is not kept for others who ask for it. %s", run.id, error)
+        return outcome
+    run.core.journal.keep(f"run:{run.id}", Record(value, serializer, run.id, run.core.clock.now()))
+    return outcome
+
+
+def _not_kept(run: Run, error: ResultNotSerializable) -> Outcome:
+    run.error = format_error(error)
+    return Outcome(FAILED, "Failed", f"{run.kind.capitalize()} run raised {describe(error)}", error)
 
 
 def serialize(value: Any, serializer: str) -> bytes:
@@ -122,6 +172,8 @@ def serialize(value: Any, serializer: str) -> bytes:
 
 def unserialize(record: Record) -> Any:
     """The value again. Raises `ResultUnreadable`. Only a task that asked for pickle gets here with pickled bytes."""
+    if record.value is None:
+        raise ResultUnreadable("it is not in the journal any more")
     if record.serializer == "msgpack":
         return decode(record.value)
     try:

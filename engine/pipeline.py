@@ -20,10 +20,11 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from .arguments import Upstream, resolve, state_of, value_of
 from .context import CURRENT
 from .core import logger
-from .durable import record_step, replay
+from .durable import look_back, record_step, replay, rest_of_delay
 from .errors import (
     Fail,
     JournalError,
+    RolledBack,
     RunCancelled,
     RunSkipped,
     RunTimedOut,
@@ -34,8 +35,8 @@ from .errors import (
 from .futures import Future
 from .hooks import call_hooks
 from .limits import HELD, Lease, join
-from .memo import recall, remember
-from .run import Outcome, Run
+from .memo import keep_result, recall, remember
+from .run import CLOSED, Outcome, Run
 from .states import (
     CANCELLED,
     COMPLETED,
@@ -61,6 +62,8 @@ async def execute(run: Run, in_own_task: bool = False) -> Outcome:
         if in_own_task:
             await checkpoint_if_cancelled()  # the body of what was cancelled before it began never starts
         outcome = await foregone(run)
+        if run.expected_start_at is not None:
+            await rest_of_delay(run)
         while outcome is None:
             outcome = await attempt(run)
             if outcome.type is FAILED and (delay := await retry_delay(run, outcome)) is not None:
@@ -68,6 +71,8 @@ async def execute(run: Run, in_own_task: bool = False) -> Outcome:
                 outcome = None
         if run.flight is not None:
             outcome = remember(run, outcome)
+        if run.definition.persists or run.call is not None:
+            outcome = keep_result(run, outcome)
         if run.step is not None:
             outcome = await record_step(run, outcome)
     except BaseException as error:
@@ -136,8 +141,10 @@ async def foregone(run: Run) -> Outcome | None:
     outcome = await admit(run) if run.waits_on or run.definition.rule is not None else None
     if outcome is None and run.definition.validates:
         outcome = run.definition.refuse(run)
-    if outcome is None and run.replaying and run.parent is not None:
+    if outcome is None and run.past is not None and run.parent is not None:
         outcome = await replay(run)
+    if outcome is None and run.transaction is not None and run.transaction.cause is not None:
+        outcome = failure(run, RolledBack(run.transaction.cause))
     if outcome is None and run.definition.caching is not None:
         outcome = await recall(run)
     return outcome
@@ -168,7 +175,7 @@ async def admit(run: Run) -> Outcome | None:
 async def _settled(run: Run, futures: Sequence[Future[Any]]) -> None:
     if not futures:
         return
-    if not run.replaying:
+    if run.past is None:
         run.core.journal.record(run)  # it is Pending for a while: that is worth a row of its own
     token = CURRENT.set(run)
     try:
@@ -244,8 +251,9 @@ async def attempt(run: Run) -> Outcome:
 async def begin(run: Run) -> None:
     """Enter Running."""
     run.attempts += 1
-    if run.step is not None and run.attempts > 1:
-        run.steps, run.replaying = None, True
+    run.expected_start_at = None
+    if run.steps is not None:
+        await look_back(run)
     if run.began is None:
         run.began = run.core.monotonic()
     if run.attempts == 1:
@@ -310,7 +318,8 @@ def interrupted(run: Run, error: BaseException) -> Outcome:
     crash = run.crash or error
     if run.crash is None and _is_cancellation(error):
         reason = run.cancel_reason or "its caller was cancelled"
-        return Outcome(CANCELLED, "Cancelled", f"Cancelled: {reason}.", RunCancelled(run.name, reason))
+        name = "Interrupted" if reason == CLOSED else "Cancelled"
+        return Outcome(CANCELLED, name, f"Cancelled: {reason}.", RunCancelled(run.name, reason))
     run.error = format_error(crash)
     message = f"Crash detected! Execution was interrupted by {describe(crash)}"
     return Outcome(CRASHED, "Crashed", message, crash)
@@ -330,11 +339,12 @@ async def retry_delay(run: Run, outcome: Outcome) -> float | None:
     """Seconds until the next attempt; `None` when there is none."""
     policy, core = run.definition.retry, run.core
     elapsed = core.monotonic() - run.began if run.began is not None else 0.0
-    if not policy.allows(run.attempts, elapsed, outcome.data):
+    attempts = run.attempts - run.pardoned
+    if not policy.allows(attempts, elapsed, outcome.data):
         return None
     if policy.condition is not None and not await _condition_met(run, outcome):
         return None
-    delay = policy.delay(run.attempts, outcome.data, core.random)
+    delay = policy.delay(attempts, outcome.data, core.random)
     return delay if elapsed + delay <= policy.max_elapsed else None
 
 
@@ -356,7 +366,10 @@ async def rest(run: Run, outcome: Outcome, delay: float) -> None:
         clear_frames(run.last_error)
     if delay <= 0:
         return
+    run.expected_start_at = run.core.clock.now() + int(delay * 1e6)
     transition(run, SCHEDULED, "AwaitingRetry", f"Attempt {run.attempts} failed; the next is in {delay:g} s.")
+    if run.step is not None:
+        await _commit(run)  # so that after a crash it waits only for the rest
     if run.runner is run.core.inline:
         run.core.clock.block(delay)
     else:
@@ -384,6 +397,8 @@ def close(run: Run, outcome: Outcome) -> None:
     run.args = run.kwargs = ()  # type: ignore[assignment]
     run.waits_on = ()
     run.last_error = None
+    if run.transaction is not None:
+        run.transaction.left(run, outcome)
     parent = run.parent
     if parent is not None and parent.tally is not None:
         _count(parent, run, outcome)
@@ -426,14 +441,15 @@ async def _commit(run: Run) -> None:
     """An outermost call returns when all its records are on disk. A journal that fails never takes the result along."""
     journal = run.core.journal
     try:
+        reply = journal.commit()
         if run.runner is run.core.inline:
-            journal.commit_blocking()
-        else:
-            with anyio.move_on_after(run.core.finish_seconds, shield=True) as scope:
-                await journal.commit()
-            if scope.cancelled_caught:
-                logger.error(
-                    "The records of %s run %r are not on disk yet: the journal does not answer.", run.kind, run.name
-                )
+            reply.wait()
+            return
+        with anyio.move_on_after(run.core.finish_seconds, shield=True) as scope:
+            await reply
+        if scope.cancelled_caught:
+            logger.error(
+                "The records of %s run %r are not on disk yet: the journal does not answer.", run.kind, run.name
+            )
     except JournalError as error:
         logger.error("The records of %s run %r are not on disk. %s", run.kind, run.name, error)

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import attrs
 
 if TYPE_CHECKING:
     from .run import Run
-    from .states import Entry
+    from .states import Entry, StateType
+    from .waking import Reply
+
+
+OnMismatch: TypeAlias = Literal["raise", "rerun", "accept"]
+"""What to do about a durable flow that does not do what is recorded of it."""
 
 
 class Clock(Protocol):
@@ -50,58 +55,125 @@ class Randomness(Protocol):
 class Journal(Protocol):
     """Where the stories of runs are kept.
 
-    `record` is a plain call that never waits: the run's story changed and is to be written soon. `commit` returns
-    when all that was recorded before it is on disk, and raises a `JournalError` when it can't be.
+    What is said to it (`record`, `keep`, `discard`, `log`) are plain calls that never wait. What it is asked gives a
+    `Reply`, to be awaited in a loop or waited for in a thread; a reply may raise a `JournalError`.
     """
 
-    def record(self, run: Run, /) -> None: ...
-
-    def keep(self, key: str, record: Record, /) -> None:
-        """Have a result written soon, before the state of the run that made it. Never waits."""
-        ...
-
-    async def load(self, key: str, /) -> Record | None:
-        """What was kept under a key, written or not."""
-        ...
-
-    def load_blocking(self, key: str, /) -> Record | None:
-        """`load`, holding the calling thread."""
-        ...
-
-    async def claim(self, run_id: str, entry: Entry, /) -> list[Entry] | None:
-        """Take a failed, crashed or cancelled run to run it again: append `entry` to its history and return that.
-
-        `None` when there is no such run, or another process was faster.
-        """
-        ...
-
-    async def commit(self) -> None: ...
-
-    def commit_blocking(self) -> None:
-        """`commit`, holding the calling thread."""
-        ...
-
-    crowded: bool
-    """True while so much waits to be written that new runs had better wait for `room`."""
-
-    async def room(self) -> None:
-        """Return when the journal is no longer crowded."""
+    @property
+    def crowded(self) -> bool:
+        """True while so much waits to be written that new runs had better wait for `room`."""
         ...
 
     def open(self) -> None: ...
 
     def close(self) -> None: ...
 
+    # --- said ------------------------------------------------------------------------------------------------------
+
+    def record(self, run: Run, /) -> None:
+        """The run's story changed, and is to be written soon."""
+        ...
+
+    def keep(self, key: str, record: Record, /) -> None:
+        """Have a result written soon, before the state of the run that made it."""
+        ...
+
+    def discard(self, key: str, /) -> None:
+        """What was kept or reserved under a key is not needed any more."""
+        ...
+
+    def log(self, run_id: str, at: int, level: str, logger: str, message: str, /) -> None:
+        """Have a log record of a run written soon, or dropped and counted when too many wait."""
+        ...
+
+    # --- asked -----------------------------------------------------------------------------------------------------
+
+    def commit(self) -> Reply[None]:
+        """All that was said before is on disk."""
+        ...
+
+    async def room(self) -> None:
+        """Return when the journal is no longer crowded."""
+        ...
+
+    def load(self, key: str, /) -> Reply[Record | None]:
+        """What was kept under a key, written or not."""
+        ...
+
+    def reserve(self, key: str, run_id: str, /) -> Reply[bool]:
+        """Put the key aside for this process until it is discarded or the process dies; whether that was possible."""
+        ...
+
+    def enroll(self, run: Run, /) -> Reply[Earlier | None]:
+        """Write a run whose id its caller chose. If there is one of that id already, nothing is written: that one."""
+        ...
+
+    def find(self, run_id: str, /) -> Reply[Earlier | None]:
+        """What is written of a run."""
+        ...
+
+    def claim(self, run_id: str, types: Sequence[StateType], entry: Entry, /) -> Reply[Earlier | None]:
+        """Take a run that ended in one of these types, to run it again: append `entry` to its history.
+
+        `None` when there is no such run, or another process was faster.
+        """
+        ...
+
+    def past(self, root: str, /) -> Reply[Past]:
+        """What is recorded about the steps of a durable run."""
+        ...
+
+    def fork(self, root: str, at: str, new_root: str, /) -> Reply[None]:
+        """Copy the recorded steps that were called before the run `at`, for the durable run `new_root`."""
+        ...
+
+    def recoverable(self) -> Reply[list[Earlier]]:
+        """The outermost durable runs that were broken off, by a crash or by the closing of their engine."""
+        ...
+
 
 @attrs.frozen
 class Record:
     """A result as it is kept: bytes, how they were made, and until when they count (microseconds; `None`: for ever)."""
 
-    value: bytes
+    value: bytes | None
+    """`None` for a big one that is still to be loaded."""
     serializer: str
     run_id: str
     kept_at: int
     expires_at: int | None = None
+    about: Mapping[str, Any] | None = None
+    """Of a step: the step it was called in, what was called, digests of inputs and code."""
+
+
+@attrs.frozen
+class Earlier:
+    """A run as the journal knows it."""
+
+    run_id: str
+    history: list[Entry]
+    function: str
+    step: str | None
+    expected_start_at: int | None
+    """For a run that waited for its next attempt, when that was to be."""
+    call: str | None
+
+
+@attrs.define
+class Past:
+    """What is recorded about the steps of a durable run: outcomes, and runs that have none."""
+
+    recorded: dict[str, dict[str, Record]] = attrs.field(factory=dict)
+    """Outcomes, by the step that the step was called in, and then by its own."""
+    unfinished: dict[str, Earlier] = attrs.field(factory=dict)
+    on_mismatch: OnMismatch = "accept"
+    """What to do when the run takes another way than the recorded one."""
+    retries_failures: bool = True
+    """Whether recorded failures are tried again, or handed back."""
+    asked: set[str] = attrs.field(factory=set)
+    """Steps that were called again by now."""
+    strangers: dict[str, str] = attrs.field(factory=dict)
+    """By the step they were called in, the first call that is not recorded."""
 
 
 class Runner(Protocol):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import attrs
 
@@ -21,9 +21,16 @@ if TYPE_CHECKING:
     from .host import Host
     from .limits import Lease
     from .memo import Flight
-    from .ports import Runner, Straggler
+    from .ports import Past, Runner, Straggler
+    from .transactions import Transaction
+    from .waking import Reply
 
+T = TypeVar("T")
 Kind: TypeAlias = Literal["flow", "task"]
+
+
+CLOSED = "the engine was closed"
+"""Why a run was cancelled that may go on when an engine is open again."""
 
 
 class Handles:
@@ -108,11 +115,21 @@ class Run:
     parameters: str | None = None
     step: str | None = None
     """Its identity in a durable flow."""
+    inputs: str = ""
+    """A digest of its arguments, in a durable flow."""
     steps: dict[str, int] | None = None
     """How often each call was made inside it, in this attempt."""
-    replaying: bool = False
-    """True when what it calls may have been recorded before."""
+    past: Past | None = None
+    """What was recorded about its durable tree, when it runs again."""
+    pardoned: int = 0
+    """Attempts that don't count against its retries: those of an earlier life."""
+    expected_start_at: int | None = None
+    """While it waits for its next attempt, when that is to be, in microseconds."""
+    call: str | None = None
+    """A digest of what is called with which arguments, for a run whose id was chosen."""
     cache_key: str | None = None
+    transaction: Transaction | None = None
+    """The transaction that it was called in."""
     flight: Flight | None = None
     """Set while it computes a cached result that others may be waiting for."""
     error: str | None = None
@@ -144,6 +161,10 @@ class Run:
         """What it is in now, without any data."""
         type_, name, message, at = self.history[-1]
         return State(type_, name, message, None, at, self.id, self.name)
+
+    async def told(self, reply: Reply[T]) -> T:
+        """What the journal answers; a run that must not yield to its loop holds the thread until it does."""
+        return reply.wait() if self.runner is self.core.inline else await reply
 
     def ancestors(self) -> list[Run]:
         """The run itself, its parent, and so on up."""

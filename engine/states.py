@@ -135,7 +135,7 @@ NAMES: Mapping[StateType, tuple[str, ...]] = {
     COMPLETED: ("Completed", "Cached", "RolledBack"),
     FAILED: ("Failed", "TimedOut"),
     CRASHED: ("Crashed",),
-    CANCELLED: ("Cancelled",),
+    CANCELLED: ("Cancelled", "Interrupted"),
     SKIPPED: ("Skipped",),
 }
 

@@ -14,7 +14,7 @@ from .definition import Definition, NameMaker, Options, submitted_state, take_fl
 from .errors import InvalidOption
 from .futures import Future, FutureList
 from .generators import async_items, sync_items
-from .hooks import Hook
+from .hooks import Hook, check_hooks
 from .pipeline import failure, returned
 from .ports import Runner
 from .retry import Condition, Delays
@@ -30,6 +30,7 @@ R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
 S = TypeVar("S")
 Q = ParamSpec("Q")
+HookT = TypeVar("HookT", bound=Hook)
 
 
 @attrs.frozen(kw_only=True)
@@ -46,6 +47,8 @@ class TaskOptions(Options):
     refresh_cache: bool = False
     persist_result: bool | None = None
     result_serializer: Serializer = "msgpack"
+    on_commit: Iterable[Hook] | Hook | None = None
+    on_rollback: Iterable[Hook] | Hook | None = None
 
 
 class Task(Definition[P, R_co], Generic[P, R_co]):
@@ -73,6 +76,8 @@ class Task(Definition[P, R_co], Generic[P, R_co]):
         if options.runner is not None and not callable(getattr(options.runner, "run", None)):
             raise InvalidOption("runner", options.runner, "a runner, such as ThreadRunner()")
 
+        self.on_commit_hooks = check_hooks("on_commit", options.on_commit)
+        self.on_rollback_hooks = check_hooks("on_rollback", options.on_rollback)
         if options.result_serializer not in SERIALIZERS:
             raise InvalidOption("result_serializer", options.result_serializer, " or ".join(map(repr, SERIALIZERS)))
         self.serializer = options.result_serializer
@@ -219,6 +224,18 @@ class Task(Definition[P, R_co], Generic[P, R_co]):
         """
         return Stream(self, items, args, kwargs, max_in_flight, ordered)
 
+    # --- hooks of a transaction --------------------------------------------------------------------------------
+
+    def on_commit(self, hook: HookT) -> HookT:
+        """Add a hook, as a decorator: `@write.on_commit`."""
+        self.on_commit_hooks = (*self.on_commit_hooks, *check_hooks("on_commit", hook))
+        return hook
+
+    def on_rollback(self, hook: HookT) -> HookT:
+        """Add a hook, as a decorator: `@write.on_rollback`."""
+        self.on_rollback_hooks = (*self.on_rollback_hooks, *check_hooks("on_rollback", hook))
+        return hook
+
     # --- as a method -------------------------------------------------------------------------------------------
 
     @overload
@@ -271,12 +288,15 @@ def task(
     refresh_cache: bool = ...,
     persist_result: bool | None = ...,
     result_serializer: Serializer = ...,
+    key: NameMaker | None = ...,
     log_prints: bool | None = ...,
     on_running: Iterable[Hook] | Hook | None = ...,
     on_completion: Iterable[Hook] | Hook | None = ...,
     on_failure: Iterable[Hook] | Hook | None = ...,
     on_cancellation: Iterable[Hook] | Hook | None = ...,
     on_crashed: Iterable[Hook] | Hook | None = ...,
+    on_commit: Iterable[Hook] | Hook | None = ...,
+    on_rollback: Iterable[Hook] | Hook | None = ...,
 ) -> TaskMaker: ...
 def task(fn: Any = None, /, **options: Any) -> Any:
     """Make a task of a function: sync or async, a generator, a method. Bare (`@task`) or with options.
@@ -301,10 +321,13 @@ def task(fn: Any = None, /, **options: Any) -> Any:
     `refresh_cache` is set. Of several runs at once, one computes and the others wait. `persist_result=True` alone
     caches within one flow run. Results are msgpack; `result_serializer="pickle"` trusts the journal to hold code.
 
+    `key`, a template over the arguments or a function of them, identifies its steps in a durable flow; see `flow`.
+
     `runner` says where a sync body runs when it is submitted (default: a pool of threads of the engine).
 
     `on_running`, `on_completion`, `on_failure`, `on_cancellation` and `on_crashed` are called with
-    `(task, run, state)`.
+    `(task, run, state)`. `on_commit` and `on_rollback` are called with a `Part` when the transaction around the call
+    ends; see `transaction`.
 
     Raises `NotCallable`, `UnknownOption` and `InvalidOption`, each at decoration.
     """

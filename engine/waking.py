@@ -1,15 +1,17 @@
-"""Crossing between threads and event loops, on either backend: post a call into a loop, wake a sleeper in one."""
+"""Crossing between threads and event loops, on either backend: post a call into a loop, wake a sleeper, get a reply."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 import anyio
 from anyio.lowlevel import EventLoopToken, current_token
+
+T = TypeVar("T")
 
 
 def post(token: EventLoopToken, fn: Callable[..., object], *args: Any) -> None:
@@ -65,6 +67,56 @@ class Waker:
 
     def _set(self) -> None:
         self._event.set()
+
+
+class Reply(Generic[T]):
+    """An answer that another thread will give: `await reply` in an event loop, `reply.wait()` in a plain thread."""
+
+    __slots__ = ("_error", "_settled", "_value", "_wake")
+
+    def __init__(self) -> None:
+        self._settled = False
+        self._wake: Callable[[], object] | None = None
+        self._value: T | None = None
+        self._error: Exception | None = None
+
+    @classmethod
+    def of(cls, value: T) -> Reply[T]:
+        """A reply that is there already."""
+        reply = cls()
+        reply.settle(value)
+        return reply
+
+    def settle(self, value: T | None = None, error: Exception | None = None) -> None:
+        """Give the answer, from any thread. Only the first one counts."""
+        if self._settled:
+            return
+        self._value, self._error = value, error
+        self._settled = True
+        if self._wake is not None:
+            self._wake()
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        if not self._settled:
+            waker = Waker()
+            self._wake = waker.wake
+            if not self._settled:  # asked again, now that the answer would wake us
+                yield from waker.wait().__await__()
+        return self._answer()
+
+    def wait(self) -> T:
+        """The answer, holding the calling thread until it is there."""
+        if not self._settled:
+            flag = threading.Event()
+            self._wake = flag.set
+            if not self._settled:
+                flag.wait()
+        return self._answer()
+
+    def _answer(self) -> T:
+        if self._error is not None:
+            raise self._error
+        return cast("T", self._value)
 
 
 _worker = threading.local()

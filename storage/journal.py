@@ -1,483 +1,227 @@
-"""The journal's writer: a thread with an event loop and one connection of its own, fed from any loop or thread.
+"""The journal in an SQLite file, as the engine sees it: plain calls that put something in the backlog, and questions.
 
-`record` appends to a buffer and returns. The service thread takes what has come together, a few milliseconds' worth,
-and writes it as one statement, which SQLite commits by itself: no transaction of ours is ever left open, and user
-tasks, which may be cancelled anywhere, never touch the connection.
-
-A run stands in the buffer at most once, however often its story changed; the row is made when it is written. So the
-buffer is bounded by the number of runs, and the last word always gets to disk.
+What is written and answered, and how, is the service's (`service.py`), which has a thread, an event loop and a
+connection of its own. Nothing here waits, but the blocking half of a `Reply`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
-import logging
 import os
 import sqlite3
-import threading
-import time
 import weakref
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-import aiosqlite
-import attrs
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio.from_thread import start_blocking_portal
 
-from ..engine.errors import InvalidOption, JournalClosed, JournalError
-from ..engine.ports import Record
+from ..engine.errors import InvalidOption, JournalClosed
+from ..engine.ports import Earlier, Past, Record
 from ..engine.run import Run
 from ..engine.states import Entry, StateType
-from ..engine.waking import Waker
-from . import owners
-from .opening import MEMORY, check, prepare, translate
-from .results import INSERT, MAX_INLINE_BYTES, SELECT, read_file, write_file
-from .rows import MAX_ROWS, parameters, statement
-from .schema import DURABILITIES, SCHEMA, Durability
+from ..engine.waking import Reply
+from . import again
+from .backlog import Backlog, LogLine
+from .opening import MEMORY, prepare, translate
+from .retention import Retention
+from .schema import DURABILITIES, Durability
+from .service import Service
 
 T = TypeVar("T")
-logger = logging.getLogger("undertow")
-
-LINGER_SECONDS = 0.005
-"""How long the first record of a group waits for others to join it."""
-
-SYNC_SECONDS = 0.1
-"""With durability "process", at most so much acknowledged history is lost when the power fails."""
-
-RETRY_SECONDS = 0.5
-"""How long to wait before a group that could not be written is tried again."""
-
-PEER_SECONDS = 5.0
-"""How often to look whether another process that uses the journal has died."""
-
-CLAIM = """
-UPDATE run SET owner = ?, state_type = ?, ended_at = NULL, history = json_insert(history, '$[#]', json(?))
-WHERE id = ? AND state_type IN ('FAILED', 'CRASHED', 'CANCELLED') RETURNING history
-"""
-
-MAX_BACKLOG = 10_000
-"""Runs in the buffer beyond which new ones wait."""
 
 
 class SQLiteJournal:
     """A journal in an SQLite file, or in memory with the path `":memory:"`.
 
     `durability` says what an acknowledged record survives: `"process"` (default) the death of the process, and a power
-    cut but for the last 100 ms; `"power"` a power cut; `"none"` makes no promise about either.
+    cut but for the last 100 ms; `"power"` a power cut; `"none"` makes no promise about either. `keep_for` and
+    `keep_runs` say how long runs that have ended are kept, and how many outermost flow runs (default: all, for ever).
     """
 
-    def __init__(self, path: str | os.PathLike[str], durability: Durability = "process") -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        durability: Durability = "process",
+        keep_for: timedelta | None = None,
+        keep_runs: int | None = None,
+    ) -> None:
         if durability not in DURABILITIES:
             raise InvalidOption("durability", durability, f"one of {', '.join(map(repr, DURABILITIES))}")
         self.path = MEMORY if str(path) == MEMORY else os.path.abspath(path)
         self.durability = durability
-        self.owner = 0
-        self.crowded = False
-        self._buffer: deque[Run] = deque()
-        self._unwritten: dict[str, Record] = {}
-        self._results = Path(f"{self.path}.results")
-        self._background: deque[asyncio.Task[None]] = deque(maxlen=16)
-        self._committers: deque[Callable[[JournalError | None], None]] = deque()
-        self._gates: dict[int, Waker] = {}
-        self._reset()
+        self.retention = Retention(keep_for, keep_runs)
+        self._backlog = Backlog()
+        self._service: Service | None = None
+        self._pending: set[Reply[Any]] = set()
         self._stack = ExitStack()
-        self._portal: BlockingPortal | None = None
 
-    def _reset(self) -> None:
-        self._roused = False
-        self._writing = False
-        self._closing = False
-        self._trouble = ""
-        self._synced_at = 0.0
-        self._synchronous = ""
+    # --- said ------------------------------------------------------------------------------------------------------
 
-    # --- from any loop or thread -------------------------------------------------------------------------------
+    @property
+    def crowded(self) -> bool:
+        """True while so much waits to be written that new runs had better wait for `room`."""
+        return self._backlog.crowded
+
+    @property
+    def dropped_logs(self) -> int:
+        """How many log records were dropped because too many waited to be written."""
+        return self._backlog.dropped_logs
 
     def record(self, run: Run) -> None:
         """Have the run's story written soon. Never waits."""
         if run.recorded:
             return
+        service = self._running()
         run.recorded = True
-        self._buffer.append(run)
-        if not self._roused:
-            try:
-                self._post(self._rouse)
-            except JournalClosed:
-                run.recorded = False
-                raise
-            self._roused = True
-        if len(self._buffer) > MAX_BACKLOG:
-            self.crowded = True
+        self._backlog.add(run)
+        if not service.roused:
+            service.rouse()
 
     def keep(self, key: str, record: Record) -> None:
         """Have a result written soon, before the run that made it. Never waits."""
-        self._unwritten[key] = record
+        self._change(key, record)
 
-    async def load(self, key: str) -> Record | None:
-        """What was kept under a key."""
-        if key in self._unwritten:
-            return self._unwritten[key]
-        return await self._in_service(self._load, key)
+    def discard(self, key: str) -> None:
+        """Have what was kept or reserved under a key deleted soon. Never waits."""
+        self._change(key, None)
 
-    def load_blocking(self, key: str) -> Record | None:
-        """`load`, holding the calling thread."""
-        return self._unwritten[key] if key in self._unwritten else self._call(self._load, key)
+    def _change(self, key: str, record: Record | None) -> None:
+        service = self._running()
+        self._backlog.results[key] = record
+        if not service.roused:
+            service.rouse()
 
-    async def commit(self) -> None:
-        """Return when all that was recorded so far is committed; raise `JournalError` if it can't be."""
-        if self._idle():
+    def log(self, run_id: str, at: int, level: str, logger: str, message: str) -> None:
+        """Have a log record of a run written soon. Never waits; a journal that is closed takes none."""
+        service = self._service
+        if service is None:
             return
-        waker = Waker()
-        answer: list[JournalError | None] = []
+        self._backlog.log(LogLine(run_id, at, level, logger, message))
+        if not service.roused:
+            service.rouse()
 
-        def done(error: JournalError | None) -> None:
-            answer.append(error)
-            waker.wake()
+    # --- asked -----------------------------------------------------------------------------------------------------
 
-        self._ask(done)
-        await waker.wait()
-        if answer[0] is not None:
-            raise answer[0]
-
-    def commit_blocking(self) -> None:
-        """`commit`, holding the calling thread."""
-        if self._idle():
-            return
-        flag = threading.Event()
-        answer: list[JournalError | None] = []
-
-        def done(error: JournalError | None) -> None:
-            answer.append(error)
-            flag.set()
-
-        self._ask(done)
-        flag.wait()
-        if answer[0] is not None:
-            raise answer[0]
+    def commit(self) -> Reply[None]:
+        """All that was said so far is committed; the reply raises `JournalError` if it can't be."""
+        service = self._service
+        if not self._backlog and (service is None or not service.writing):
+            return Reply.of(None)
+        service = self._running()
+        reply: Reply[None] = Reply()
+        self._backlog.asked.append(reply)
+        service.hurry()
+        return reply
 
     async def room(self) -> None:
-        """Return when the buffer has been written down, however long that takes."""
-        while self.crowded:
-            # One gate for all who wait in one loop: thousands of members may.
-            gate = self._gates.setdefault(threading.get_ident(), Waker())
-            if self.crowded:
-                await gate.opened()
+        """Return when the backlog has been written down, however long that takes."""
+        await self._backlog.room()
+
+    def load(self, key: str) -> Reply[Record | None]:
+        """What was kept under a key."""
+        waiting = self._backlog.results
+        return Reply.of(waiting[key]) if key in waiting else self._ask(Service.load, key)
+
+    def reserve(self, key: str, run_id: str) -> Reply[bool]:
+        """Put the key aside for this process, until it is discarded or the process dies."""
+        return self._ask(again.reserve, key, run_id)
+
+    def enroll(self, run: Run) -> Reply[Earlier | None]:
+        """Write a run of a chosen id, or find the one that is there."""
+        return self._ask(again.enroll, run)
+
+    def find(self, run_id: str) -> Reply[Earlier | None]:
+        """What is written of a run."""
+        return self._ask(again.find, run_id)
+
+    def claim(self, run_id: str, types: Sequence[StateType], entry: Entry) -> Reply[Earlier | None]:
+        """Append `entry` to the history of a run that ended in one of these types, if nobody else has by now."""
+        return self._ask(again.claim, run_id, types, entry)
+
+    def past(self, root: str) -> Reply[Past]:
+        """What is recorded about the steps of a durable run."""
+        return self._ask(again.past, root)
+
+    def fork(self, root: str, at: str, new_root: str) -> Reply[None]:
+        """Copy the recorded steps that were called before the run `at`, for the durable run `new_root`."""
+        return self._ask(again.fork, root, at, new_root)
+
+    def recoverable(self) -> Reply[list[Earlier]]:
+        """The outermost durable runs that were broken off."""
+        return self._ask(again.recoverable)
 
     def query(self, sql: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
-        """Rows of a read-only query on the journal's own connection, after all that was recorded before."""
-        self.commit_blocking()
-        return self._call(self._query, sql, values)
+        """Rows of a read-only query on the journal's own connection, after all that was said before; it blocks."""
+        self.commit().wait()
+        return self._ask(Service.named_rows, sql, values).wait()
 
-    # --- opening and closing -----------------------------------------------------------------------------------
+    def tidy(self) -> Reply[None]:
+        """Remove now, as far as one pass goes, what `keep_for` and `keep_runs` don't keep, and expired results."""
+        return self._ask(_tidy, self.retention, Path(f"{self.path}.results"))
+
+    def _ask(self, question: Callable[..., Coroutine[Any, Any, T]], *values: Any) -> Reply[T]:
+        service = self._running()
+        reply: Reply[T] = Reply()
+        self._pending.add(reply)
+        service.answer(reply, self._answered, reply, service, question, *values)
+        return reply
+
+    async def _answered(
+        self, reply: Reply[T], service: Service, question: Callable[..., Coroutine[Any, Any, T]], *values: Any
+    ) -> T:
+        try:
+            return await question(service, *values)
+        finally:
+            self._pending.discard(reply)
+
+    def _running(self) -> Service:
+        if self._service is None:
+            raise self._closed()
+        return self._service
+
+    def _closed(self) -> JournalClosed:
+        return JournalClosed(
+            self.path, "it is closed, or belongs to the parent of this process", "Open an engine here."
+        )
+
+    # --- opening and closing ---------------------------------------------------------------------------------------
 
     def open(self) -> None:
         """Start the service thread and open the file. Raises `JournalError`s naming the file and the remedy."""
         prepare(self.path)
-        self._reset()
         with ExitStack() as stack:
-            self._portal = stack.enter_context(start_blocking_portal("asyncio", name="undertow-journal"))
+            portal = stack.enter_context(start_blocking_portal("asyncio", name="undertow-journal"))
+            service = Service(self.path, self.durability, self._backlog, self.retention)
             try:
-                stack.enter_context(self._portal.wrap_async_context_manager(_Service(self)))
+                stack.enter_context(portal.wrap_async_context_manager(service))
             except sqlite3.Error as error:
                 raise translate(self.path, error) from error
             self._stack = stack.pop_all()
+        self._service = service
         _open_journals.add(self)
 
     def close(self) -> None:
         """Write what is left, close the file, and end the thread. Closing twice is harmless."""
-        self._closing = True
+        if self._service is not None:
+            self._service.closing = True
         self._stack.close()
         _open_journals.discard(self)
-        self._portal = None
+        self._service = None
+        for reply in (*self._pending, *self._backlog.asked):
+            reply.settle(error=self._closed())
 
     def poison(self) -> None:
         """Refuse every further use: this is the copy of the journal in a forked child."""
-        self._portal = None
-        self._roused = False
-        self._buffer.clear()
+        self._service = None
+        self._backlog = Backlog()
         _abandoned.append(self._stack)
         self._stack = ExitStack()
 
-    # --- inside ------------------------------------------------------------------------------------------------
 
-    def _idle(self) -> bool:
-        return not self._buffer and not self._unwritten and not self._writing
-
-    def _ask(self, done: Callable[[JournalError | None], None]) -> None:
-        self._committers.append(done)
-        self._roused = True
-        self._post(self._hurry)
-
-    def _post(self, fn: Callable[[], object]) -> None:
-        loop = self._loop if self._portal is not None else None
-        if loop is None:
-            raise JournalClosed(
-                self.path, "it is closed, or belongs to the parent of this process", "Open an engine here."
-            )
-        loop.call_soon_threadsafe(fn)
-
-    def _call(self, fn: Callable[..., Awaitable[T]], *args: Any) -> T:
-        if self._portal is None:
-            raise JournalClosed(
-                self.path, "it is closed, or belongs to the parent of this process", "Open an engine here."
-            )
-        return self._portal.call(fn, *args)
-
-    async def _in_service(self, fn: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
-        """Await `fn(*args)` in the service thread's loop, from any other loop."""
-        waker = Waker()
-        answer: list[tuple[T | None, Exception | None]] = []
-
-        async def call() -> None:
-            try:
-                answer.append((await fn(*args), None))
-            except sqlite3.Error as error:
-                answer.append((None, translate(self.path, error)))
-            except Exception as error:
-                answer.append((None, error))
-            finally:
-                waker.wake()
-
-        self._post(lambda: self._background.append(self._loop.create_task(call())))
-        await waker.wait()
-        value, error = answer[0]
-        if error is not None:
-            raise error
-        return cast("T", value)
-
-    # --- in the service thread ---------------------------------------------------------------------------------
-
-    async def _open(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._go = asyncio.Event()
-        # No statement cache: a group's statement is as long as the group, and seldom comes twice.
-        self._connection = await aiosqlite.connect(self.path, isolation_level=None, cached_statements=0)
-        try:
-            await self._prepare_file()
-        except BaseException:
-            await self._connection.close()
-            raise
-        self._writer = self._loop.create_task(self._write_groups())
-        self._watcher = self._loop.create_task(self._watch_peers())
-
-    async def _prepare_file(self) -> None:
-        await self._connection.execute("PRAGMA busy_timeout = 10000")
-        found = [await self._scalar(f"PRAGMA {name}") for name in ("application_id", "user_version")]
-        tables = await self._scalar("SELECT count(*) FROM sqlite_master")
-        check(self.path, found[0], found[1], tables)
-        await self._connection.execute("PRAGMA journal_mode = WAL")
-        await self._set_synchronous("OFF" if self.durability == "none" else "NORMAL")
-        if tables == 0:
-            await self._create()
-        process = owners.this_process()
-        self.owner = await self._scalar(owners.INSERT, (*attrs.astuple(process), _now()))
-        await self._notice_deaths()
-
-    async def _create(self) -> None:
-        try:
-            await self._connection.executescript(SCHEMA)
-        except sqlite3.OperationalError:
-            # Another process made it first, between our look and our lock.
-            if self._connection.in_transaction:
-                await self._connection.rollback()
-            if not await self._scalar("SELECT count(*) FROM sqlite_master WHERE name = 'run'"):
-                raise
-
-    async def _notice_deaths(self) -> None:
-        """Have the unfinished runs of processes that are gone end Crashed; look again every few seconds."""
-        async with self._connection.execute(owners.OTHERS, (self.owner,)) as cursor:
-            others = list(await cursor.fetchall())
-        for number, *described in others:
-            process = owners.Process(*described)
-            if process.is_gone():
-                message = f"Crash detected! Its process {process.pid} on {process.host} is gone."
-                await self._connection.execute(owners.BURY, {"owner": number, "now": _now(), "message": message})
-                await self._connection.execute(owners.CLOSE, (_now(), number))
-
-    async def _watch_peers(self) -> None:
-        while True:
-            await asyncio.sleep(PEER_SECONDS)
-            try:
-                await self._notice_deaths()
-            except sqlite3.Error as error:
-                logger.warning("%s", translate(self.path, error))
-
-    async def claim(self, run_id: str, entry: Entry) -> list[Entry] | None:
-        """Append `entry` to the history of a run that did not complete, if nobody else has by now."""
-        return await self._in_service(self._claim, run_id, entry)
-
-    async def _claim(self, run_id: str, entry: Entry) -> list[Entry] | None:
-        values = (self.owner, entry[0], json.dumps(entry), run_id)
-        async with self._connection.execute(CLAIM, values) as cursor:
-            row = await cursor.fetchone()
-        if row is None:
-            return None
-        return [(StateType(kind), name, message, at) for kind, name, message, at in json.loads(row[0])]
-
-    async def _scalar(self, sql: str, values: Sequence[Any] = ()) -> Any:
-        async with self._connection.execute(sql, values) as cursor:
-            row = await cursor.fetchone()
-        return row[0] if row is not None else None
-
-    async def _close(self) -> None:
-        self._watcher.cancel()
-        self._go.set()
-        try:
-            await self._writer
-            if self._buffer:
-                await self._write_group()  # once more, for a try that had begun before the close
-            if self._buffer:
-                logger.error("Journal %s was closed with %d runs not written.", self.path, len(self._buffer))
-            await self._connection.execute(owners.CLOSE, (_now(), self.owner))
-        except sqlite3.Error as error:
-            logger.error("%s", translate(self.path, error))
-        finally:
-            await self._connection.close()
-
-    def _rouse(self) -> None:
-        self._loop.call_later(LINGER_SECONDS, self._go.set)
-
-    def _hurry(self) -> None:
-        self._go.set()
-
-    async def _write_groups(self) -> None:
-        while True:
-            await self._go.wait()
-            self._go.clear()
-            self._writing = True
-            error = await self._write_group()
-            self._writing = False
-            if self._closing and (error or not self._buffer):
-                return
-            # Sleep only after another look at the buffer: a record made before the flag fell would rouse nobody.
-            self._roused = False
-            if self._buffer or self._committers or self._unwritten:
-                self._roused = True
-                self._loop.call_later(RETRY_SECONDS if error else 0, self._go.set)
-
-    async def _write_group(self) -> JournalError | None:
-        """Write all that is in the buffer, and answer those who asked before it was taken."""
-        asked = [self._committers.popleft() for _ in range(len(self._committers))]
-        error: JournalError | None = None
-        for _ in range(max(-(-len(self._buffer) // MAX_ROWS), bool(self._unwritten))):
-            runs = [self._buffer.popleft() for _ in range(min(MAX_ROWS, len(self._buffer)))]
-            try:
-                await self._before_group()
-                await self._write_results()
-                await self._write_runs(runs)
-            except (sqlite3.Error, OSError) as raised:
-                error = self._told(raised)
-                for run in runs:
-                    if not run.recorded:
-                        run.recorded = True
-                        self._buffer.append(run)
-                break
-        self.crowded = len(self._buffer) > MAX_BACKLOG
-        while self._gates and not self.crowded:
-            self._gates.popitem()[1].wake()
-        for done in asked:
-            done(error)
-        if error is not None and str(error) != self._trouble:
-            logger.error("%s", error)  # once for each trouble, however often it is tried again
-        self._trouble = "" if error is None else str(error)
-        return error
-
-    def _told(self, error: Exception) -> JournalError:
-        if isinstance(error, sqlite3.Error):
-            return translate(self.path, error)
-        return JournalError(self.path, f"a result's file can't be written ({error})", "Check the disk and the folder.")
-
-    async def _write_runs(self, runs: list[Run]) -> None:
-        """Write these runs; one that can't be put into a row is reported, and takes no other along."""
-        try:
-            values = parameters(runs, self.owner)
-        except Exception:
-            if len(runs) > 1:
-                for run in runs:
-                    await self._write_runs([run])
-            else:
-                logger.exception("Run %s can't be written to the journal.", runs[0].id)
-            return
-        await self._connection.execute(statement(len(runs)), values)
-
-    async def _write_results(self) -> None:
-        """Write the kept results; they are on disk before the run that says so."""
-        for key, record in list(self._unwritten.items()):
-            value: bytes | None = record.value
-            file = None
-            if len(record.value) > MAX_INLINE_BYTES and self.path != MEMORY:
-                value, file = None, write_file(self._results, record.value)
-            row = (key, value, file, record.serializer, record.run_id, record.kept_at, record.expires_at)
-            await self._connection.execute(INSERT, row)
-            if self._unwritten.get(key) is record:
-                del self._unwritten[key]
-
-    async def _load(self, key: str) -> Record | None:
-        async with self._connection.execute(SELECT, (key,)) as cursor:
-            row = await cursor.fetchone()
-        if row is None:
-            return None
-        value, file, serializer, run_id, kept_at, expires_at = row
-        return Record(read_file(self._results, file) if file else value, serializer, run_id, kept_at, expires_at)
-
-    async def _before_group(self) -> None:
-        """Choose how this group is synced: one FULL commit also covers the NORMAL ones before it."""
-        if self.durability == "none":
-            return
-        now = time.monotonic()
-        full = self.durability == "power" or now - self._synced_at >= SYNC_SECONDS
-        await self._set_synchronous("FULL" if full else "NORMAL")
-        if full:
-            self._synced_at = now
-        else:
-            self._loop.call_later(SYNC_SECONDS, self._sync_later, self._synced_at)
-
-    def _sync_later(self, since: float) -> None:
-        if self._synced_at == since and not self._closing:
-            self._background.append(self._loop.create_task(self._sync()))
-
-    async def _sync(self) -> None:
-        """Sync what earlier groups committed, when no later group has done it."""
-        self._synced_at = time.monotonic()
-        try:
-            await self._set_synchronous("FULL")
-            await self._connection.execute(
-                "INSERT INTO synced VALUES (1, ?) ON CONFLICT (one) DO UPDATE SET at = excluded.at",
-                (_now(),),
-            )
-        except sqlite3.Error as error:
-            logger.error("%s", translate(self.path, error))
-
-    async def _set_synchronous(self, level: str) -> None:
-        if level != self._synchronous:
-            await self._connection.execute(f"PRAGMA synchronous = {level}")
-            self._synchronous = level
-
-    async def _query(self, sql: str, values: Sequence[Any]) -> list[dict[str, Any]]:
-        async with self._connection.execute(sql, values) as cursor:
-            names = [column[0] for column in cursor.description or ()]
-            return [dict(zip(names, row, strict=True)) async for row in cursor]
-
-
-class _Service:
-    """The open connection and its writer task, as a context in the service thread's loop."""
-
-    def __init__(self, journal: SQLiteJournal) -> None:
-        self._journal = journal
-
-    async def __aenter__(self) -> None:
-        await self._journal._open()
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._journal._close()
-
-
-def _now() -> int:
-    return time.time_ns() // 1000
+async def _tidy(service: Service, retention: Retention, files: Path) -> None:
+    await retention.tidy(service.connection, files)
 
 
 _abandoned: list[ExitStack] = []

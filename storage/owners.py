@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from pathlib import Path
 
+import aiosqlite
 import attrs
 
 CREATE = """
@@ -42,6 +44,9 @@ UPDATE run SET
 WHERE owner = :owner AND ended_at IS NULL
 """
 
+FREE = "DELETE FROM result WHERE key >= 'flight:' AND key < 'flight;' AND run_id = ?"
+"""Reserved keys of an owner, whose number they carry."""
+
 
 @attrs.frozen
 class Process:
@@ -61,6 +66,37 @@ class Process:
         if self.boot != here.boot:
             return True  # the machine was started again since
         return self.namespace == here.namespace and _started(self.pid) != self.started
+
+
+async def register(connection: aiosqlite.Connection) -> int:
+    """Make this process an owner, and return its number."""
+    values = (*attrs.astuple(this_process()), _now())
+    async with connection.execute(INSERT, values) as cursor:
+        row = await cursor.fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+async def deregister(connection: aiosqlite.Connection, number: int) -> None:
+    """This process uses the journal no more."""
+    await connection.execute(FREE, (str(number),))
+    await connection.execute(CLOSE, (_now(), number))
+
+
+async def bury_the_dead(connection: aiosqlite.Connection, own: int) -> None:
+    """Have the unfinished runs of processes that are gone end Crashed, and free what they had reserved."""
+    async with connection.execute(OTHERS, (own,)) as cursor:
+        others = list(await cursor.fetchall())
+    for number, *described in others:
+        process = Process(*described)
+        if process.is_gone():
+            message = f"Crash detected! Its process {process.pid} on {process.host} is gone."
+            await connection.execute(BURY, {"owner": number, "now": _now(), "message": message})
+            await deregister(connection, number)
+
+
+def _now() -> int:
+    return time.time_ns() // 1000
 
 
 def this_process() -> Process:

@@ -1,87 +1,117 @@
-"""Reading a journal from outside: a read-only connection of its own, that may look on while a process writes."""
+"""Reading a journal from outside: a read-only connection of its own, that may look on while a process writes.
+
+Reading leaves no trace: nothing in the file, and nothing beside it where no process has the journal open.
+"""
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..engine.errors import JournalMissing
+from ..engine.errors import JournalError, JournalMissing
 from .opening import check, translate
 
+IN_USE = ("-wal", "-journal")
+"""What SQLite keeps beside a database that is open for writing, or that a process died over."""
 
-class RunNotFound(LookupError):
-    """No run, or more than one, has an id that begins so."""
-
-    def __init__(self, prefix: str, matches: Sequence[str]) -> None:
-        if matches:
-            super().__init__(f"More than one run begins with {prefix!r}: {', '.join(matches)}. Give more of the id.")
-        else:
-            super().__init__(f"No run has the id {prefix!r}, or begins with it.")
+Stillness = tuple[int, ...]
 
 
 class Reader:
-    """Questions to a journal, each answered by rows as dictionaries. A context manager."""
+    """Questions to a journal, each answered by rows as dictionaries. A context manager.
+
+    Raises `JournalError`s that name the file and the remedy.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = str(path)
-        if not Path(path).is_file():
+        self._file = Path(path).resolve()
+        if self._file.is_dir():
+            raise JournalError(self.path, "it is a folder", "Give the path of the file, such as app.db inside it.")
+        if not self._file.is_file():
             raise JournalMissing(self.path, "there is no such file", "Run a flow first, or give another --journal.")
-        uri = f"{Path(path).absolute().as_uri()}?mode=ro"
+        if self._file.stat().st_size == 0:
+            raise JournalMissing(self.path, "the file is empty", "Run a flow first, or give another --journal.")
+        self._connect()
         try:
-            self._connection = sqlite3.connect(uri, uri=True, isolation_level=None)
-            self._connection.row_factory = sqlite3.Row
-            self._connection.execute("PRAGMA busy_timeout = 5000")
-            version = [
-                self._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
-            ]
-            check(self.path, version[0], version[1], 1)
-        except sqlite3.Error as error:
-            raise translate(self.path, error) from error
+            found = [self.rows(f"PRAGMA {name}")[0][name] for name in ("application_id", "user_version")]
+            check(self.path, found[0], found[1], 1)
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Reader:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file. Closing twice is harmless."""
         self._connection.close()
 
     def rows(self, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> list[dict[str, Any]]:
-        """The rows of any query over the public views."""
-        try:
-            return [dict(row) for row in self._connection.execute(sql, values)]
-        except sqlite3.DatabaseError as error:
-            raise translate(self.path, error) from error
-
-    def resolve(self, prefix: str) -> dict[str, Any]:
-        """The one run whose id begins with `prefix`, or whose name is `prefix`. Raises `RunNotFound`."""
-        by_id = self.rows("SELECT id FROM run WHERE id >= ? AND id < ? LIMIT 5", (prefix, prefix + "\U0010ffff"))
-        found = by_id or self.rows("SELECT id FROM flow_runs WHERE name = ? LIMIT 5", (prefix,))
-        exact = [row for row in found if row["id"] == prefix]
-        if len(exact or found) != 1:
-            raise RunNotFound(prefix, [row["id"] for row in found])
-        return self.run((exact or found)[0]["id"])
+        """The rows of any query, all of one moment."""
+        while True:
+            try:
+                rows = [dict(row) for row in self._connection.execute(sql, values)]
+            except sqlite3.DatabaseError as error:
+                if not self._disturbed():
+                    raise translate(self.path, error) from error
+            else:
+                if not self._disturbed():
+                    return rows
+            self.close()
+            self._connect()
 
     def run(self, run_id: str) -> dict[str, Any]:
         """Everything about one run."""
         return self.rows("SELECT * FROM run WHERE id = ?", (run_id,))[0]
 
-    def recent_flows(self, limit: int, state: str | None = None) -> list[dict[str, Any]]:
-        """The newest outermost flow runs, with the number of their task runs by state."""
-        return self.rows(
-            "SELECT * FROM flow_runs WHERE (:state IS NULL OR state_type = :state OR state_name = :state)"
-            " ORDER BY id DESC LIMIT :limit",
-            {"state": state, "limit": limit},
-        )
-
     def family(self, run_id: str) -> list[dict[str, Any]]:
-        """A run and all that ran inside it, parents before children."""
-        # Ids are ordered in time, so nothing inside the run has a smaller one: no index on the parent is needed.
+        """A run, and after it all that ran inside it, in the order in which it was made."""
         return self.rows(
-            "WITH RECURSIVE later AS MATERIALIZED (SELECT * FROM run WHERE id >= :id),"
-            " inside(id) AS (SELECT :id UNION"
-            " SELECT later.id FROM later JOIN inside ON later.parent_run_id = inside.id)"
-            " SELECT later.* FROM later JOIN inside USING (id) ORDER BY later.id",
+            "WITH RECURSIVE inside(id) AS (SELECT :id UNION"
+            " SELECT run.id FROM inside JOIN run ON run.parent_run_id = inside.id)"
+            " SELECT run.* FROM inside JOIN run USING (id) ORDER BY run.id = :id DESC, run.id",
             {"id": run_id},
         )
+
+    # --- leaving no trace --------------------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        """Open the file, in the way that suits whether it is in use.
+
+        SQLite's own reader puts a `-wal` and a `-shm` file beside a journal that has none, and can't take them away
+        again. It does not when told that the file is immutable; but then it doesn't look whether somebody writes after
+        all. So that is looked up after every answer, and what was read while somebody came is read again.
+        """
+        self._still = self._stillness()
+        immutable = "" if self._still is None else "&immutable=1"
+        try:
+            self._connection = sqlite3.connect(
+                f"{self._file.as_uri()}?mode=ro{immutable}", uri=True, isolation_level=None
+            )
+            self._connection.row_factory = sqlite3.Row
+            self._connection.execute("PRAGMA busy_timeout = 5000")
+            self._connection.execute("PRAGMA trusted_schema = OFF")  # somebody may have been sent the file
+            self._connection.execute("PRAGMA cell_size_check = ON")
+        except sqlite3.Error as error:
+            raise translate(self.path, error) from error
+
+    def _stillness(self) -> Stillness | None:
+        """What is different once somebody has written to the file; `None` while it is in use."""
+        try:
+            seen = os.stat(self._file)
+        except OSError as error:
+            raise JournalMissing(self.path, f"it can't be looked at ({error.strerror})", "Check the path.") from None
+        if any(os.path.lexists(f"{self._file}{suffix}") for suffix in IN_USE):
+            return None
+        return seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns
+
+    def _disturbed(self) -> bool:
+        return self._still is not None and self._stillness() != self._still

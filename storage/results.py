@@ -3,28 +3,54 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..engine.errors import ResultUnreadable
+from ..engine.ports import Record
 
 MAX_INLINE_BYTES = 256 * 1024
 """A result above this size goes to a file."""
 
 INSERT = """
-INSERT INTO result (key, value, file, serializer, run_id, kept_at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?)
+INSERT INTO result (key, value, file, serializer, run_id, kept_at, expires_at, about) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (key) DO UPDATE SET value = excluded.value, file = excluded.file, serializer = excluded.serializer,
-    run_id = excluded.run_id, kept_at = excluded.kept_at, expires_at = excluded.expires_at
+    run_id = excluded.run_id, kept_at = excluded.kept_at, expires_at = excluded.expires_at, about = excluded.about
 """
 
-SELECT = "SELECT value, file, serializer, run_id, kept_at, expires_at FROM result WHERE key = ?"
+SELECT = "SELECT value, file, serializer, run_id, kept_at, expires_at, about FROM result WHERE key = ?"
+
+DELETE = "DELETE FROM result WHERE key = ?"
+
+
+def row(key: str, record: Record, folder: Path | None) -> Sequence[Any]:
+    """The values of `INSERT`; what is big goes to a file in `folder`, where there is one."""
+    value = record.value
+    file: str | None = None
+    if value is not None and len(value) > MAX_INLINE_BYTES and folder is not None:
+        file = write_file(folder, value)
+        value = None
+    about = None if record.about is None else json.dumps(record.about)
+    return (key, value, file, record.serializer, record.run_id, record.kept_at, record.expires_at, about)
+
+
+def record(found: Sequence[Any], folder: Path) -> Record:
+    """A record from a row of `SELECT`. Raises `ResultUnreadable`."""
+    value, file, serializer, run_id, kept_at, expires_at, about = found
+    value = read_file(folder, file) if file else value
+    return Record(value, serializer, run_id, kept_at, expires_at, None if about is None else json.loads(about))
 
 
 def write_file(folder: Path, value: bytes) -> str:
     """Write a result atomically and return its name; the same bytes are written once."""
     name = hashlib.blake2b(value, digest_size=32).hexdigest()
     target = folder / name
-    if not target.exists() or target.read_bytes() != value:
+    if target.exists() and target.read_bytes() == value:
+        os.utime(target)  # so that nobody who tidies up takes it for unused
+    else:
         folder.mkdir(mode=0o700, exist_ok=True)
         part = folder / f"{name}.{os.getpid()}"
         with open(os.open(part, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:

@@ -10,7 +10,7 @@ from typing import Any
 from ..engine.run import Run
 from ..engine.states import RUNNING, TERMINAL, Entry, StateType
 
-IDENTITY = ("id", "kind", "function", "parent_run_id", "flow_run_id", "tags")
+IDENTITY = ("id", "kind", "function", "parent_run_id", "flow_run_id", "tags", "step")
 STORY = ("name", "state_type", "started_at", "ended_at", "attempts", "history", "owner", "details")
 COLUMNS = IDENTITY + STORY
 
@@ -25,6 +25,14 @@ def statement(rows: int) -> str:
     return (
         f"INSERT INTO run ({', '.join(COLUMNS)}) VALUES {', '.join([row] * rows)} ON CONFLICT (id) DO UPDATE SET {news}"
     )
+
+
+LOG_LINE = "(?, ?, ?, ?, ?)"
+
+
+def log_statement(lines: int) -> str:
+    """SQL that writes that many log records."""
+    return f"INSERT INTO log (run_id, at, level, logger, message) VALUES {', '.join([LOG_LINE] * lines)}"
 
 
 def parameters(runs: Iterable[Run], owner: int) -> list[Any]:
@@ -47,6 +55,7 @@ def parameters(runs: Iterable[Run], owner: int) -> list[Any]:
             None if parent is None else parent.id,
             None if run.flow is parent else "" if run.flow is None else run.flow.id,
             _tags(run.tags) if run.tags else None,
+            run.step,
             None if run.given_name is None else _clean(run.given_name),
             state_type,
             _first_running(history),
@@ -59,13 +68,14 @@ def parameters(runs: Iterable[Run], owner: int) -> list[Any]:
     return values
 
 
-_NOTHING = (None, None, None, None)
+_NOTHING = (None, None, None, None, None, None)
 
 
 def _details(run: Run) -> str | None:
     """What only some runs have, as one JSON object."""
     parameters = run.parameters
-    if (parameters, run.error, run.cache_key, run.definition.version) == _NOTHING and not run.upstream_ids:
+    rare = (parameters, run.error, run.cache_key, run.definition.version, run.expected_start_at, run.call)
+    if rare == _NOTHING and not run.upstream_ids:
         return None if run.map_index is None else f'{{"map_index":{run.map_index}}}'
     details = {
         "version": run.definition.version,
@@ -73,6 +83,8 @@ def _details(run: Run) -> str | None:
         "parameters": parameters,
         "cache_key": run.cache_key,
         "upstreams": run.upstream_ids or None,
+        "expected_start_at": run.expected_start_at,
+        "call": run.call,
         "error": None if run.error is None else _clean(run.error),
     }
     return json.dumps({name: value for name, value in details.items() if value is not None})

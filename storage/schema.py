@@ -39,10 +39,14 @@ CREATE TABLE run (
     attempts INTEGER NOT NULL,
     history TEXT NOT NULL, -- [[type, name, message, microseconds], ...]
     owner INTEGER NOT NULL,
-    details TEXT           -- {version, map_index, parameters, cache_key, upstreams, expected_start_at, error}
+    details TEXT,          -- {version, map_index, parameters, cache_key, upstreams, expected_start_at, error}
+    step TEXT              -- in a durable flow: the id of the outermost run, '/', the digest of the call
 ) WITHOUT ROWID;
 
 CREATE INDEX flow_run ON run (id) WHERE kind = 'flow';
+CREATE INDEX outermost ON run (ended_at) WHERE parent_run_id IS NULL;
+CREATE INDEX child ON run (parent_run_id) WHERE parent_run_id IS NOT NULL;
+CREATE INDEX step ON run (step) WHERE step IS NOT NULL;
 
 CREATE TABLE result (
     key TEXT PRIMARY KEY,
@@ -51,8 +55,12 @@ CREATE TABLE result (
     serializer TEXT NOT NULL,
     run_id TEXT NOT NULL,
     kept_at INTEGER NOT NULL,
-    expires_at INTEGER
+    expires_at INTEGER,
+    about TEXT             -- of a step: {parent, call, inputs, source}
 ) WITHOUT ROWID;
+
+CREATE INDEX result_file ON result (file) WHERE file IS NOT NULL;
+CREATE INDEX result_expiry ON result (expires_at) WHERE expires_at IS NOT NULL;
 
 CREATE TABLE log (
     seq INTEGER PRIMARY KEY,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import selectors
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 import anyio
@@ -13,9 +13,10 @@ import pytest
 import trio.testing
 
 from undertow import Engine, State, StateType
-from undertow.engine.ports import Record
+from undertow.engine.ports import Earlier, Past, Record
 from undertow.engine.run import Run
 from undertow.engine.states import Entry
+from undertow.engine.waking import Reply
 
 EPOCH_2026 = 1_767_225_600_000_000
 
@@ -61,12 +62,18 @@ class LoopClock:
         self.blocked.append(seconds)
 
 
+def earlier(run: Run) -> Earlier:
+    """A run as a journal knows it."""
+    return Earlier(run.id, run.history, run.definition.name, run.step, run.expected_start_at, run.call)
+
+
 class ListJournal:
     """A journal that keeps the runs it was told of, in order of their first record."""
 
     def __init__(self) -> None:
         self.runs: dict[str, Run] = {}
         self.kept: dict[str, Record] = {}
+        self.logged: list[tuple[str, str, str, str]] = []
         self.crowded = False
         self.commits = 0
         self.is_open = False
@@ -77,23 +84,54 @@ class ListJournal:
     def keep(self, key: str, record: Record) -> None:
         self.kept[key] = record
 
-    async def load(self, key: str) -> Record | None:
-        return self.kept.get(key)
+    def discard(self, key: str) -> None:
+        self.kept.pop(key, None)
 
-    def load_blocking(self, key: str) -> Record | None:
-        return self.kept.get(key)
+    def log(self, run_id: str, at: int, level: str, logger: str, message: str) -> None:
+        self.logged.append((run_id, level, logger, message))
 
-    async def claim(self, run_id: str, entry: Entry) -> list[Entry] | None:
+    def load(self, key: str) -> Reply[Record | None]:
+        return Reply.of(self.kept.get(key))
+
+    def reserve(self, key: str, run_id: str) -> Reply[bool]:
+        return Reply.of(True)
+
+    def find(self, run_id: str) -> Reply[Earlier | None]:
         run = self.runs.get(run_id)
-        if run is None or run.type not in (StateType.FAILED, StateType.CRASHED, StateType.CANCELLED):
-            return None
-        return [*run.history, entry]
+        return Reply.of(None if run is None else earlier(run))
 
-    async def commit(self) -> None:
-        self.commits += 1
+    def enroll(self, run: Run) -> Reply[Earlier | None]:
+        found = self.find(run.id)
+        self.runs.setdefault(run.id, run)
+        return found
 
-    def commit_blocking(self) -> None:
+    def claim(self, run_id: str, types: Sequence[StateType], entry: Entry) -> Reply[Earlier | None]:
+        run = self.runs.get(run_id)
+        if run is None or run.type not in types:
+            return Reply.of(None)
+        run.history.append(entry)
+        return Reply.of(earlier(run))
+
+    def past(self, root: str) -> Reply[Past]:
+        past = Past()
+        for key, record in self.kept.items():
+            if key.startswith(f"step:{root}/"):
+                parent = f"{root}/{(record.about or {})['parent']}"
+                past.recorded.setdefault(parent, {})[key.removeprefix("step:")] = record
+        for run in self.runs.values():
+            if run.step is not None and run.step.startswith(f"{root}/") and run.id != root and run.ended:
+                past.unfinished[run.step] = earlier(run)
+        return Reply.of(past)
+
+    def fork(self, root: str, at: str, new_root: str) -> Reply[None]:
+        raise NotImplementedError
+
+    def recoverable(self) -> Reply[list[Earlier]]:
+        return Reply.of([])
+
+    def commit(self) -> Reply[None]:
         self.commits += 1
+        return Reply.of(None)
 
     async def room(self) -> None:
         self.crowded = False

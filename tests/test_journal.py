@@ -17,7 +17,7 @@ import pytest
 
 from undertow import Engine, Failed, InvalidOption, allow_failure, flow, tags, task
 from undertow.engine.parameters import REPR_LENGTH
-from undertow.storage import SQLiteJournal, journal
+from undertow.storage import SQLiteJournal, service
 
 pytestmark = pytest.mark.real_time
 
@@ -357,7 +357,7 @@ async def test_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("durability", "synchronous"), [("process", 1), ("power", 2), ("none", 0)])
 def test_durability(durability: Any, synchronous: int, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`process` commits without a sync between its regular ones, `power` syncs every group, `none` never does."""
-    monkeypatch.setattr(journal, "SYNC_SECONDS", 3600)
+    monkeypatch.setattr(service, "SYNC_SECONDS", 3600)
     with Engine(path, durability=durability) as engine:
         same(1)
         same(2)
@@ -368,7 +368,7 @@ def test_durability(durability: Any, synchronous: int, path: Path, monkeypatch: 
 
 def test_process_durability_syncs_regularly(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With `process`, a group that comes when the last sync is long ago is synced."""
-    monkeypatch.setattr(journal, "SYNC_SECONDS", 0)
+    monkeypatch.setattr(service, "SYNC_SECONDS", 0)
     with Engine(path) as engine:
         same(1)
         same(2)

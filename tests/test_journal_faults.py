@@ -28,7 +28,7 @@ from undertow import (
     flow,
     task,
 )
-from undertow.storage import Reader, SQLiteJournal, journal
+from undertow.storage import Reader, SQLiteJournal, backlog, service
 from undertow.storage.rows import statement
 
 pytestmark = pytest.mark.real_time
@@ -289,7 +289,7 @@ FAULTS = {"locked": (locked, "another process holds its lock"), "full": (full, "
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """A group that could not be written is tried again at once."""
-    monkeypatch.setattr(journal, "RETRY_SECONDS", 0.001)
+    monkeypatch.setattr(service, "RETRY_SECONDS", 0.001)
 
 
 def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -367,14 +367,14 @@ async def test_close_brings_the_rest(path: Path) -> None:
 
 async def test_crowded_while_writing_fails(path: Path, hasty: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that begins while too much waits to be written waits as well, and then ends as it would."""
-    monkeypatch.setattr(journal, "MAX_BACKLOG", 1)
+    monkeypatch.setattr(backlog, "MAX_RUNS", 1)
     tries: SimpleQueue[int] = SimpleQueue()
 
     def tried(size: int) -> str:
         tries.put(size)
         return statement(size)
 
-    monkeypatch.setattr(journal, "statement", tried)
+    monkeypatch.setattr(service, "statement", tried)
     answers: list[int] = []
 
     async def ask() -> None:

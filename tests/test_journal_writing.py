@@ -17,7 +17,7 @@ import anyio.to_thread
 import pytest
 
 from undertow import Engine, Future, flow, task
-from undertow.storage import journal
+from undertow.storage import backlog, service
 from undertow.storage.rows import MAX_ROWS, statement
 
 pytestmark = pytest.mark.real_time
@@ -168,7 +168,7 @@ def groups(monkeypatch: pytest.MonkeyPatch) -> SimpleQueue[int]:
         sizes.put(size)
         return statement(size)
 
-    monkeypatch.setattr(journal, "statement", noted)
+    monkeypatch.setattr(service, "statement", noted)
     return sizes
 
 
@@ -195,7 +195,7 @@ async def test_crowded_journal_makes_new_runs_wait(
     path: Path, groups: SimpleQueue[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While more waits to be written than the journal's bound, no new run begins; nothing is dropped."""
-    monkeypatch.setattr(journal, "MAX_BACKLOG", 10)
+    monkeypatch.setattr(backlog, "MAX_RUNS", 10)
     begun: list[int] = []
 
     @flow

@@ -1,0 +1,109 @@
+"""Runs whose id the caller chose: one execution for each id, in all processes that share the journal.
+
+The first to write the id into the journal runs; whoever comes later with the same call takes part in that run, or is
+refused, or restarts it when it has failed.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal, TypeAlias, get_args
+
+import anyio
+
+from .caching import digest
+from .core import Core
+from .durable import go_on, inputs_digest
+from .errors import InvalidOption, ResultUnreadable, RunIdConflict
+from .futures import Future
+from .memo import unserialize
+from .pipeline import member
+from .ports import Earlier
+from .run import Outcome, Run
+from .states import COMPLETED, FAILED, RESUME, SCHEDULED, TERMINAL, State
+
+OnConflict: TypeAlias = Literal["attach", "reject", "restart_if_failed"]
+
+POLL_SECONDS = 0.05
+"""How often to look whether a run in another process has ended."""
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def check_choice(run_id: object, on_conflict: object) -> None:
+    """Raise `InvalidOption` for what can't be a run's id, or no way to deal with a conflict."""
+    if not isinstance(run_id, str) or not _ID.fullmatch(run_id):
+        raise InvalidOption("run_id", run_id, "1 to 128 letters, digits, '.', '_' or '-', the first a letter or digit")
+    if on_conflict not in get_args(OnConflict):
+        raise InvalidOption("on_conflict", on_conflict, f"one of {', '.join(map(repr, get_args(OnConflict)))}")
+
+
+def call_digest(run: Run) -> str:
+    """What is called, with which arguments: two calls with one id must agree in this."""
+    return digest(run.definition.key.encode(), inputs_digest(run).encode())
+
+
+def taking_part(core: Core, run: Run, on_conflict: OnConflict) -> Future[Any] | None:
+    """The future of the run of that id in this process, if there is one to take part in. Raises `RunIdConflict`."""
+    future = core.enrolled.get(run.id)
+    if future is None:
+        return None
+    _check_conflict(run, future.run.call, on_conflict)
+    failed = future.done and future.outcome().type not in (COMPLETED, SCHEDULED)
+    return None if failed and on_conflict == "restart_if_failed" else future
+
+
+def _check_conflict(run: Run, call: str | None, on_conflict: OnConflict) -> None:
+    if call != run.call:
+        raise RunIdConflict(run.id, "it is of another function, or was given other arguments")
+    if on_conflict == "reject":
+        raise RunIdConflict(run.id, "on_conflict='reject' was asked for")
+
+
+async def enrolled(run: Run, future: Future[Any], on_conflict: OnConflict) -> None:
+    """The life of a member whose id was chosen: its own, or that of the run that was there first."""
+    journal = run.core.journal
+    try:
+        earlier = await journal.enroll(run)
+        if earlier is not None:
+            _check_conflict(run, earlier.call, on_conflict)
+            while not await _restarted(run, earlier, on_conflict):
+                if earlier.history[-1][0] in TERMINAL:
+                    future.settle(await _outcome(run, earlier))
+                    return
+                await anyio.sleep(POLL_SECONDS)
+                earlier = await journal.find(run.id) or earlier
+    except Exception as error:
+        future.settle(Outcome(FAILED, "Failed", str(error), error))
+        return
+    await member(run, future)
+
+
+async def _restarted(run: Run, earlier: Earlier, on_conflict: OnConflict) -> bool:
+    """Take a run that failed, to run it again, where that is wanted."""
+    source = earlier.history[-1][0]
+    if on_conflict != "restart_if_failed" or (source, SCHEDULED) not in RESUME:
+        return False
+    entry = (SCHEDULED, "Resuming", "", run.core.clock.now())
+    taken = await run.core.journal.claim(run.id, [source], entry)
+    if taken is None:
+        return False
+    run.history = taken.history
+    go_on(run, taken.expected_start_at)
+    if run.step is not None:
+        run.past = await run.core.journal.past(run.id)
+        run.past.on_mismatch = run.definition.on_mismatch
+    return True
+
+
+async def _outcome(run: Run, earlier: Earlier) -> Outcome:
+    """How the run ended that was there first."""
+    kind, name, message, _ = earlier.history[-1]
+    run.history = earlier.history
+    run.recorded = True  # its story is the other's to tell
+    if kind is not COMPLETED:
+        return Outcome(kind, name, message, State(kind, name, message, None, 0, run.id, run.name).error())
+    record = await run.core.journal.load(f"run:{run.id}")
+    if record is None:
+        raise ResultUnreadable(f"the result of run {run.id} was not kept")
+    return Outcome(kind, name, message, unserialize(record))

@@ -1,0 +1,95 @@
+"""What waits to be written: fed from any loop or thread, emptied by the journal's service thread.
+
+A run stands here at most once, however often its story changed; its row is made when it is written. So the backlog is
+bounded by the number of runs, and the last word always gets to disk. Log records are bounded too, and counted when
+there were too many of them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import NamedTuple
+
+from ..engine.ports import Record
+from ..engine.run import Run
+from ..engine.waking import Reply, Waker
+
+MAX_RUNS = 10_000
+"""Runs beyond which new ones wait."""
+
+MAX_LOGS = 10_000
+"""Log records beyond which further ones are dropped."""
+
+
+class LogLine(NamedTuple):
+    """A log record of a run; `at` in microseconds."""
+
+    run_id: str
+    at: int
+    level: str
+    logger: str
+    message: str
+
+
+class Backlog:
+    """Runs, results and log records to be written, and who waits for that."""
+
+    def __init__(self) -> None:
+        self.runs: deque[Run] = deque()
+        self.results: dict[str, Record | None] = {}
+        """By key; `None` where what is on disk is to be deleted."""
+        self.logs: deque[LogLine] = deque()
+        self.dropped_logs = 0
+        """How many log records were dropped since the journal was opened."""
+        self.asked: deque[Reply[None]] = deque()
+        """Those who wait for the commit of what was said before they asked."""
+        self.crowded = False
+        self._gates: dict[int, Waker] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.runs or self.results or self.logs)
+
+    def add(self, run: Run) -> None:
+        """Add a run that is not here yet."""
+        self.runs.append(run)
+        if len(self.runs) > MAX_RUNS:
+            self.crowded = True
+
+    def log(self, line: LogLine) -> None:
+        """Add a log record, or count it as dropped."""
+        if len(self.logs) < MAX_LOGS:
+            self.logs.append(line)
+        else:
+            self.dropped_logs += 1
+
+    def take_runs(self, most: int) -> list[Run]:
+        """The runs that have waited longest, which are no longer waiting then."""
+        return [self.runs.popleft() for _ in range(min(most, len(self.runs)))]
+
+    def take_logs(self, most: int) -> list[LogLine]:
+        """The oldest log records, which are no longer waiting then."""
+        return [self.logs.popleft() for _ in range(min(most, len(self.logs)))]
+
+    def put_back(self, runs: list[Run]) -> None:
+        """These could not be written; those that changed meanwhile are here again already."""
+        for run in runs:
+            if not run.recorded:
+                run.recorded = True
+                self.runs.append(run)
+
+    # --- backpressure ----------------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """See whether it is crowded, and let those in who waited for room."""
+        self.crowded = len(self.runs) > MAX_RUNS
+        while self._gates and not self.crowded:
+            self._gates.popitem()[1].wake()
+
+    async def room(self) -> None:
+        """Return when it is no longer crowded, however long that takes."""
+        while self.crowded:
+            # One gate for all who wait in one loop: thousands of members may.
+            gate = self._gates.setdefault(threading.get_ident(), Waker())
+            if self.crowded:
+                await gate.opened()
