@@ -47,9 +47,14 @@ class CallerThread:
                 done.wake()
 
         self._mailbox.put(job)
-        # A thread can't be stopped from outside: cancellation waits until the body ends by itself.
-        with anyio.CancelScope(shield=True):
+        try:
             await done.wait()
+        except BaseException:
+            # A thread can't be stopped from outside: cancellation waits until the body ends by itself.
+            run.told_to_stop = True
+            with anyio.CancelScope(shield=True):
+                await done.wait()
+            raise
         value, error = answer.pop()
         if error is not None:
             try:
@@ -57,6 +62,44 @@ class CallerThread:
             finally:
                 del error
         return value
+
+
+class CallingThread:
+    """Runs a body where it is called, in a thread without an event loop."""
+
+    async def run(self, run: Run, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], /) -> Any:
+        return fn(*args, **kwargs)
+
+
+HERE = CallingThread()
+
+
+def never_waits(run: Run) -> bool:
+    """Whether nothing in the run's life can have to wait for an event loop: a plain task, called in a flow's thread."""
+    definition, parent = run.definition, run.parent
+    return (
+        definition.kind == "task"
+        and not definition.is_async
+        and parent is not None
+        and type(parent.runner) in (CallerThread, CallingThread)
+        and not parent.told_to_stop
+        and definition.timeout is None
+        and definition.caching is None
+        and definition.rule is None
+        and definition.retry.retries == 0
+        and run.step is None
+        and not run.waits_on
+        and not definition.hooks
+        and not definition.limit_names
+        and not (run.tags and run.core.limits.buckets)
+        and not run.core.journal.crowded
+    )
+
+
+async def call_on_the_spot(run: Run) -> Outcome:
+    """Live such a run in the calling thread: no loop is gone through, and so no thread is waited for."""
+    run.runner, run.on_the_spot = HERE, True
+    return await execute(run)
 
 
 async def _bridged(run: Run, future: Future[Any]) -> None:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, cast
 import attrs
 
 from .arguments import Signature, find_upstreams, need_search, state_of, unwrapped
-from .bridge import call_from_thread
+from .bridge import call_from_thread, call_on_the_spot, never_waits
 from .caching import Caching, Serializer, digest, source_of
 from .context import CURRENT, current_core
 from .core import Core
@@ -304,13 +304,17 @@ class Definition(Generic[P, R_co]):
     def inline(self, run: Run, return_state: bool = False) -> Any:
         """Live the run on the spot, on an event loop's thread."""
         run.runner = run.core.inline
+        run.on_the_spot = True
         outcome = drive(execute(run), self.name)
         return outcome.state(run) if return_state else deliver(outcome, run)
 
     def from_thread(self, run: Run, return_state: bool = False) -> Any:
         """Live the run in a loop while this thread waits."""
         if not in_event_loop():
-            outcome = call_from_thread(run, run.host or run.core.portal.host())
+            if never_waits(run):
+                outcome = drive(call_on_the_spot(run), self.name)
+            else:
+                outcome = call_from_thread(run, run.host or run.core.portal.host())
         elif not all(state_of(upstream).is_final() for upstream, _ in run.waits_on):
             raise WouldBlock(f"{self.name}(...) with an unfinished future", f"await {self.name}.submit(...)")
         else:

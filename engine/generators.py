@@ -113,6 +113,7 @@ def _stepper(run: Run) -> Callable[..., Any]:
     name = run.definition.name
     if in_event_loop():
         run.runner = run.core.inline
+        run.on_the_spot = True
 
         def on_the_spot(step: Callable[..., Any], *args: Any) -> Any:
             return drive(step(*args), name)

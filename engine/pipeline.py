@@ -136,7 +136,7 @@ def drive(coroutine: Coroutine[Any, Any, T], name: str) -> T:
 
 async def foregone(run: Run) -> Outcome | None:
     """The outcome of a run whose body need not, or must not, run; `None` when it is to run."""
-    if run.core.journal.crowded and run.runner is not run.core.inline:
+    if run.core.journal.crowded and not run.on_the_spot:
         await run.core.journal.room()
     outcome = await admit(run) if run.waits_on or run.definition.rule is not None else None
     if outcome is None and run.definition.validates:
@@ -370,7 +370,7 @@ async def rest(run: Run, outcome: Outcome, delay: float) -> None:
     transition(run, SCHEDULED, "AwaitingRetry", f"Attempt {run.attempts} failed; the next is in {delay:g} s.")
     if run.step is not None:
         await _commit(run)  # so that after a crash it waits only for the rest
-    if run.runner is run.core.inline:
+    if run.on_the_spot:
         run.core.clock.block(delay)
     else:
         await anyio.sleep(delay)
@@ -442,7 +442,7 @@ async def _commit(run: Run) -> None:
     journal = run.core.journal
     try:
         reply = journal.commit()
-        if run.runner is run.core.inline:
+        if run.on_the_spot:
             reply.wait()
             return
         with anyio.move_on_after(run.core.finish_seconds, shield=True) as scope:

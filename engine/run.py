@@ -100,6 +100,10 @@ class Run:
     given_name: str | None = None
     runner: Runner | None = None
     attempts: int = 0
+    on_the_spot: bool = False
+    """It is lived in the thread that called, which it holds where others wait."""
+    told_to_stop: bool = False
+    """Its task was cancelled while a thread executes its body, which can't be stopped."""
     leases: Sequence[Lease] = ()
     """Slots it holds, during an attempt."""
     straggler: Straggler | None = None
@@ -163,8 +167,8 @@ class Run:
         return State(type_, name, message, None, at, self.id, self.name)
 
     async def told(self, reply: Reply[T]) -> T:
-        """What the journal answers; a run that must not yield to its loop holds the thread until it does."""
-        return reply.wait() if self.runner is self.core.inline else await reply
+        """What the journal answers."""
+        return reply.wait() if self.on_the_spot else await reply
 
     def ancestors(self) -> list[Run]:
         """The run itself, its parent, and so on up."""
