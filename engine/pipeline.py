@@ -201,16 +201,17 @@ def _upstream_failed(run: Run, upstream: Upstream) -> Outcome:
 async def take_slots(run: Run) -> None:
     """Take a slot of every limit that concerns the run, for the time of one attempt.
 
-    A limit that an ancestor holds is not taken again but shared, so a child can't wait for its own parent.
+    A limit that is held around the call, by an ancestor or a block, is not taken again but shared, so that a run can't
+    wait for its own caller.
     """
     limits = run.core.limits
     wanted = dict.fromkeys((*run.definition.limit_names, *limits.known(sorted(run.tags))))
     if not wanted:
         return
-    around = [lease for ancestor in run.ancestors()[1:] for lease in ancestor.leases]
+    around = [*HELD.get(), *(lease for ancestor in run.ancestors()[1:] for lease in ancestor.leases)]
     shared, rest = join(wanted, around)
     try:
-        own = [await _acquire(run, rest, bool(around or HELD.get()))] if rest else []
+        own = [await _acquire(run, rest, bool(around))] if rest else []
     except BaseException:
         for lease in shared:
             lease.release()

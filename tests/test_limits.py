@@ -318,14 +318,29 @@ async def test_no_waiting_on_the_loop(make_engine: MakeEngine) -> None:
         return "done"
 
     async with make_engine(limits={"db": 1}) as engine:
-        async with concurrency("db"):
-            with pytest.raises(WouldBlock, match=r"async with concurrency"):
-                with concurrency("db"):
-                    raise AssertionError("there is no slot")
-            with pytest.raises(WouldBlock, match=r"plain\.submit"):
-                plain()
+        elsewhere = engine.core.limits.try_acquire(("db",))
+        assert elsewhere is not None
+        with pytest.raises(WouldBlock, match=r"async with concurrency"):
+            with concurrency("db"):
+                raise AssertionError("there is no slot")
+        with pytest.raises(WouldBlock, match=r"plain\.submit"):
+            plain()
+        elsewhere.release()
         assert all_free(engine)
         assert plain() == "done"
+
+
+async def test_a_call_in_a_block_shares_its_slot(make_engine: MakeEngine) -> None:
+    """A task that is awaited in a `concurrency` block uses the slot that the block holds, and does not wait for it."""
+
+    @task(tags=["db"])
+    async def query() -> float:
+        return engine.core.limits.active("db")
+
+    async with make_engine(limits={"db": 1}) as engine:
+        async with concurrency("db"):
+            assert await query() == 1
+        assert all_free(engine)
 
 
 # --- rates -------------------------------------------------------------------------------------------------------
