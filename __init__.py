@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .console.metrics import Metrics as Metrics
+    from .console.tracing import Tracing as Tracing
     from .engine import runtime as runtime
     from .engine.arguments import allow_failure as allow_failure
     from .engine.arguments import quote as quote
@@ -103,6 +105,8 @@ if TYPE_CHECKING:
 
 # What the block above says to people and type checkers, said to the interpreter; a test holds the two together.
 _HOMES = {
+    "console.metrics": "Metrics",
+    "console.tracing": "Tracing",
     "engine": "runtime",
     "engine.arguments": "allow_failure quote unmapped",
     "engine.caching": "FLOW_PARAMETERS INPUTS NO_CACHE RUN_ID TASK_SOURCE CachePolicy",

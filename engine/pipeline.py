@@ -50,7 +50,7 @@ from .states import (
     allowed,
     transition,
 )
-from .tracebacks import clear_frames, describe, format_error
+from .tracebacks import clear_frames, describe, format_error, note_origin
 from .triggers import failed, met, name_of
 
 T = TypeVar("T")
@@ -306,6 +306,7 @@ def failure(run: Run, error: Exception, name: str = "Failed", message: str = "")
     if isinstance(error, Skip):
         return Outcome(SKIPPED, "Skipped", str(error), RunSkipped(run.name, str(error)))
     run.error = format_error(error)
+    note_origin(error, run)
     message = message or f"{run.kind.capitalize()} run raised {describe(error)}"
     return Outcome(FAILED, name, message, error, error.__traceback__)
 

@@ -10,8 +10,12 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import anyio
+
+if TYPE_CHECKING:
+    from .run import Run
 
 _PACKAGE = Path(__file__).parent.parent  # not resolved: frames name the file as it was imported, links and all
 _MACHINERY = (
@@ -38,6 +42,16 @@ def format_error(error: BaseException) -> str:
     formatted = traceback.TracebackException(type(error), error, error.__traceback__, compact=True)
     _trim(formatted, set())
     return "".join(formatted.format())[:MAX_LENGTH]
+
+
+def note_origin(error: BaseException, run: Run) -> None:
+    """Have an exception say which run and attempt it came from; one from a run inside says so already."""
+    if not any(note.startswith(_ORIGIN) for note in getattr(error, "__notes__", ())):
+        attempt = f", attempt {run.attempts}" if run.attempts else ""
+        error.add_note(f"{_ORIGIN}{run.kind} run {run.name!r}{attempt} (id {run.id})")
+
+
+_ORIGIN = "Raised in "
 
 
 def _trim(formatted: traceback.TracebackException, seen: set[int]) -> None:

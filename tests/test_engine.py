@@ -250,7 +250,7 @@ async def test_close_cancels_after_the_grace(grace: float, make_engine: Callable
         await anyio.wait_all_tasks_blocked()
     assert anyio.current_time() - before == pytest.approx(grace)
     assert cleaned == [True]
-    assert journal.story("endless") == ["Pending", "Running", "Cancelled"]
+    assert journal.story("endless") == ["Pending", "Running", "Interrupted"]
     assert "the engine was closed" in future.state.message
 
 
