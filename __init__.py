@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .engine.caching import CachePolicy as CachePolicy
     from .engine.codec import register_type as register_type
     from .engine.context import tags as tags
+    from .engine.cron import Cron as Cron
     from .engine.definition import ConcurrencyLimit as ConcurrencyLimit
     from .engine.durable import sleep as sleep
     from .engine.durable import sleep_until as sleep_until
@@ -79,9 +80,14 @@ if TYPE_CHECKING:
     from .engine.futures import wait_async as wait_async
     from .engine.limits import Limit as Limit
     from .engine.limits import RateLimit as RateLimit
+    from .engine.recurrence import RRule as RRule
     from .engine.retry import exponential_backoff as exponential_backoff
     from .engine.run import RunView as RunView
     from .engine.runtime import get_run_logger as get_run_logger
+    from .engine.schedules import AnyOf as AnyOf
+    from .engine.schedules import At as At
+    from .engine.schedules import Schedule as Schedule
+    from .engine.schedules import ScheduleInvalid as ScheduleInvalid
     from .engine.slots import concurrency as concurrency
     from .engine.slots import rate_limit as rate_limit
     from .engine.states import Cancelled as Cancelled
@@ -100,6 +106,7 @@ if TYPE_CHECKING:
     from .engine.transactions import Transaction as Transaction
     from .engine.transactions import get_transaction as get_transaction
     from .engine.transactions import transaction as transaction
+    from .engine.zoned import Interval as Interval
     from .runners import ThreadRunner as ThreadRunner
     from .wiring import Engine as Engine
 
@@ -112,6 +119,10 @@ _HOMES = {
     "engine.caching": "FLOW_PARAMETERS INPUTS NO_CACHE RUN_ID TASK_SOURCE CachePolicy",
     "engine.codec": "register_type",
     "engine.context": "tags",
+    "engine.cron": "Cron",
+    "engine.recurrence": "RRule",
+    "engine.schedules": "AnyOf At Schedule ScheduleInvalid",
+    "engine.zoned": "Interval",
     "engine.definition": "ConcurrencyLimit",
     "engine.durable": "sleep sleep_until",
     "engine.errors": (

@@ -126,7 +126,20 @@ def call_from_thread(run: Run, host: Host) -> Outcome:
         run.runner = CallerThread(mailbox)
     future: Future[Any] = Future(run, host)
     future.on_done(lambda: mailbox.put(None))
-    host.spawn(_bridged, run, future)
+    try:
+        host.spawn(_bridged, run, future)
+        _work_until_done(run, future, mailbox)
+    except BaseException as interrupt:
+        run.crash = run.crash or interrupt
+        raise
+    outcome = future.outcome()
+    if isinstance(outcome.data, BaseException) and not isinstance(outcome.data, Exception):
+        raise outcome.data
+    return outcome
+
+
+def _work_until_done(run: Run, future: Future[Any], mailbox: Mailbox) -> None:
+    """Execute what comes in the mailbox, until the run has ended; an interrupt cancels it first."""
     while True:
         try:
             with standing_aside():
@@ -138,9 +151,5 @@ def call_from_thread(run: Run, host: Host) -> Outcome:
             future.cancel("the waiting thread was interrupted")
             continue
         if job is None:
-            break
+            return
         job()
-    outcome = future.outcome()
-    if isinstance(outcome.data, BaseException) and not isinstance(outcome.data, Exception):
-        raise outcome.data
-    return outcome
