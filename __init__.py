@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .console.metrics import Metrics as Metrics
     from .console.tracing import Tracing as Tracing
+    from .engine import logging as logging
+    from .engine import loguru as loguru
     from .engine import runtime as runtime
+    from .engine import structlog as structlog
     from .engine.arguments import allow_failure as allow_failure
     from .engine.arguments import quote as quote
     from .engine.arguments import unmapped as unmapped
@@ -22,12 +25,14 @@ if TYPE_CHECKING:
     from .engine.caching import TASK_SOURCE as TASK_SOURCE
     from .engine.caching import CachePolicy as CachePolicy
     from .engine.codec import register_type as register_type
+    from .engine.context import copy_context as copy_context
     from .engine.context import tags as tags
     from .engine.cron import Cron as Cron
     from .engine.definition import ConcurrencyLimit as ConcurrencyLimit
     from .engine.durable import sleep as sleep
     from .engine.durable import sleep_until as sleep_until
     from .engine.errors import ArgumentsTooDeep as ArgumentsTooDeep
+    from .engine.errors import CannotTravel as CannotTravel
     from .engine.errors import EngineClosed as EngineClosed
     from .engine.errors import EngineOpen as EngineOpen
     from .engine.errors import Fail as Fail
@@ -45,6 +50,7 @@ if TYPE_CHECKING:
     from .engine.errors import LimitUnknown as LimitUnknown
     from .engine.errors import MappingLengthMismatch as MappingLengthMismatch
     from .engine.errors import MappingMissingIterable as MappingMissingIterable
+    from .engine.errors import NoEngineInWorker as NoEngineInWorker
     from .engine.errors import NoHost as NoHost
     from .engine.errors import NotCallable as NotCallable
     from .engine.errors import ParameterInvalid as ParameterInvalid
@@ -70,6 +76,8 @@ if TYPE_CHECKING:
     from .engine.errors import UndertowError as UndertowError
     from .engine.errors import UnknownOption as UnknownOption
     from .engine.errors import UpstreamFailed as UpstreamFailed
+    from .engine.errors import WorkerDied as WorkerDied
+    from .engine.errors import WorkersKeepDying as WorkersKeepDying
     from .engine.errors import WouldBlock as WouldBlock
     from .engine.flow import Flow as Flow
     from .engine.flow import flow as flow
@@ -80,6 +88,7 @@ if TYPE_CHECKING:
     from .engine.futures import wait_async as wait_async
     from .engine.limits import Limit as Limit
     from .engine.limits import RateLimit as RateLimit
+    from .engine.project import SettingsUnreadable as SettingsUnreadable
     from .engine.recurrence import RRule as RRule
     from .engine.retry import exponential_backoff as exponential_backoff
     from .engine.run import RunView as RunView
@@ -88,6 +97,9 @@ if TYPE_CHECKING:
     from .engine.schedules import At as At
     from .engine.schedules import Schedule as Schedule
     from .engine.schedules import ScheduleInvalid as ScheduleInvalid
+    from .engine.settings import SettingInvalid as SettingInvalid
+    from .engine.settings import SettingUnknown as SettingUnknown
+    from .engine.settings import temporary_settings as temporary_settings
     from .engine.slots import concurrency as concurrency
     from .engine.slots import rate_limit as rate_limit
     from .engine.states import Cancelled as Cancelled
@@ -108,17 +120,18 @@ if TYPE_CHECKING:
     from .engine.transactions import transaction as transaction
     from .engine.zoned import Interval as Interval
     from .runners import ThreadRunner as ThreadRunner
+    from .runners.processes import ProcessRunner as ProcessRunner
     from .wiring import Engine as Engine
 
 # What the block above says to people and type checkers, said to the interpreter; a test holds the two together.
 _HOMES = {
     "console.metrics": "Metrics",
     "console.tracing": "Tracing",
-    "engine": "runtime",
+    "engine": "logging loguru runtime structlog",
     "engine.arguments": "allow_failure quote unmapped",
     "engine.caching": "FLOW_PARAMETERS INPUTS NO_CACHE RUN_ID TASK_SOURCE CachePolicy",
     "engine.codec": "register_type",
-    "engine.context": "tags",
+    "engine.context": "copy_context tags",
     "engine.cron": "Cron",
     "engine.recurrence": "RRule",
     "engine.schedules": "AnyOf At Schedule ScheduleInvalid",
@@ -126,12 +139,13 @@ _HOMES = {
     "engine.definition": "ConcurrencyLimit",
     "engine.durable": "sleep sleep_until",
     "engine.errors": (
-        "ArgumentsTooDeep EngineClosed EngineOpen Fail IllegalTransition InvalidOption JournalClosed JournalCorrupt "
-        "JournalError JournalFull JournalLocked JournalMissing JournalReadOnly JournalTooNew LimitImpossible "
-        "LimitUnknown MappingLengthMismatch MappingMissingIterable NoHost NotCallable ParameterInvalid "
-        "ResultNotSerializable ResultUnreadable RetryAfter RolledBack RunCancelled RunCrashed RunError RunFailed "
-        "RunIdConflict RunNotResumable RunSkipped RunTimedOut RunUnfinished SelfDependency SignatureMismatch Skip "
-        "SlotTimeout StepMismatch UncacheableArgument UndertowError UnknownOption UpstreamFailed WouldBlock"
+        "ArgumentsTooDeep CannotTravel EngineClosed EngineOpen Fail IllegalTransition InvalidOption JournalClosed "
+        "JournalCorrupt JournalError JournalFull JournalLocked JournalMissing JournalReadOnly JournalTooNew "
+        "LimitImpossible LimitUnknown MappingLengthMismatch MappingMissingIterable NoEngineInWorker NoHost "
+        "NotCallable ParameterInvalid ResultNotSerializable ResultUnreadable RetryAfter RolledBack RunCancelled "
+        "RunCrashed RunError RunFailed RunIdConflict RunNotResumable RunSkipped RunTimedOut RunUnfinished "
+        "SelfDependency SignatureMismatch Skip SlotTimeout StepMismatch UncacheableArgument UndertowError "
+        "UnknownOption UpstreamFailed WorkerDied WorkersKeepDying WouldBlock"
     ),
     "engine.flow": "Flow flow",
     "engine.futures": "Future FutureList as_completed wait wait_async",
@@ -139,11 +153,14 @@ _HOMES = {
     "engine.retry": "exponential_backoff",
     "engine.run": "RunView",
     "engine.runtime": "get_run_logger",
+    "engine.project": "SettingsUnreadable",
+    "engine.settings": "SettingInvalid SettingUnknown temporary_settings",
     "engine.slots": "concurrency rate_limit",
     "engine.states": "Cancelled Completed Crashed Failed Pending Running Scheduled Skipped State StateType",
     "engine.task": "Task task",
     "engine.transactions": "Part Transaction get_transaction transaction",
     "runners": "ThreadRunner",
+    "runners.processes": "ProcessRunner",
     "wiring": "Engine",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
@@ -160,8 +177,8 @@ def __getattr__(name: str) -> Any:
     import_module(".wiring", __name__)  # whatever is used first, the default engine is known from then on
     value = (
         getattr(import_module(f".{home}", __name__), name)
-        if name != "runtime"
-        else import_module(".engine.runtime", __name__)
+        if home != "engine"
+        else import_module(f".engine.{name}", __name__)
     )
     globals()[name] = value
     return value

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias, TypeVar, overload
 
 import anyio
 
-from .engine import context
+from .engine import context, settings
 from .engine.core import Core
 from .engine.enrolment import OnConflict, call_digest, check_choice, enrolled, taking_part
 from .engine.errors import EngineClosed, EngineOpen, InvalidOption
@@ -27,6 +27,7 @@ from .engine.flow import Flow
 from .engine.futures import Future
 from .engine.host import Life, Portal, open_host
 from .engine.limits import LimitLike, Limits
+from .engine.logs import Logs
 from .engine.pipeline import member
 from .engine.ports import Clock, Journal, Observer, OnMismatch, Randomness
 from .engine.recovery import forked, recover, resumed
@@ -43,8 +44,7 @@ Started: TypeAlias = Flow[..., T] | Task[..., T]
 
 def default_journal() -> Path:
     """Where the default engine's journal is."""
-    named = os.environ.get("UNDERTOW_JOURNAL")
-    return Path(named) if named else Path.home() / ".undertow" / "journal.db"
+    return Path(settings.load().journal)
 
 
 class Engine:
@@ -68,53 +68,55 @@ class Engine:
         journal: str | os.PathLike[str] | Journal | None = None,
         *,
         limits: Mapping[str, LimitLike] | None = None,
-        durability: Durability = "process",
+        durability: Durability | None = None,
         threads: int | None = None,
-        grace_seconds: float = 10.0,
-        recover: bool = False,
-        max_recoveries: int = 10,
+        grace_seconds: float | None = None,
+        recover: bool | None = None,
+        max_recoveries: int | None = None,
         keep_for: timedelta | None = None,
         keep_runs: int | None = None,
         result_budget_bytes: int | None = None,
-        backend: str = "asyncio",
+        backend: str | None = None,
+        logging: Mapping[str, object] | None = None,
         clock: Clock | None = None,
         monotonic: Callable[[], float] | None = None,
         random: Randomness | None = None,
         observers: list[Observer] | None = None,
     ) -> None:
-        if limits is not None and not isinstance(limits, Mapping):
-            raise InvalidOption(
-                "limits", limits, "a mapping from names to numbers of slots, Limit(...) or RateLimit(...)"
-            )
-        if isinstance(grace_seconds, bool) or not isinstance(grace_seconds, int | float) or grace_seconds < 0:
-            raise InvalidOption("grace_seconds", grace_seconds, "a number of seconds, 0 or more")
-        if backend not in ("asyncio", "trio"):
-            raise InvalidOption("backend", backend, "'asyncio' or 'trio'")
+        chosen = settings.load(
+            logging,
+            journal=journal if isinstance(journal, str | os.PathLike) else None,
+            limits=limits,
+            durability=durability,
+            threads=threads,
+            grace_seconds=grace_seconds,
+            recover=recover,
+            max_recoveries=max_recoveries,
+            keep_for=keep_for,
+            keep_runs=keep_runs,
+            result_budget_bytes=result_budget_bytes,
+            backend=backend,
+        )
         if observers is not None and (not isinstance(observers, list) or not all(map(callable, observers))):
             raise InvalidOption("observers", observers, "a list of functions of a run")
-        if journal is None:
-            journal = default_journal()
-        if not isinstance(journal, str | os.PathLike) and not callable(getattr(journal, "record", None)):
+        if journal is None or isinstance(journal, str | os.PathLike):
+            journal = SQLiteJournal(chosen.journal, chosen.durability, chosen.keep_for, chosen.keep_runs)
+        elif not callable(getattr(journal, "record", None)):
             raise InvalidOption("journal", journal, "a path, ':memory:', or a journal of your own")
-        if isinstance(journal, str | os.PathLike):
-            journal = SQLiteJournal(journal, durability, keep_for, keep_runs)
-        if isinstance(max_recoveries, bool) or not isinstance(max_recoveries, int) or max_recoveries < 0:
-            raise InvalidOption("max_recoveries", max_recoveries, "a whole number, 0 or more")
-        budget = result_budget_bytes
-        if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int) or budget < 0):
-            raise InvalidOption("result_budget_bytes", budget, "a whole number of bytes, 0 or more")
-        self._max_recoveries = max_recoveries if recover else 0
+        self._max_recoveries = chosen.max_recoveries if chosen.recover else 0
+        budget = chosen.result_budget_bytes
         ports: dict[str, Any] = {"clock": clock, "monotonic": monotonic, "random": random, "observers": observers}
         given = {name: port for name, port in ports.items() if port is not None}
-        self.grace_seconds = grace_seconds
+        self.grace_seconds = chosen.grace_seconds
         self.core = Core(
             journal=journal,
             inline=InlineRunner(),
-            threads=ThreadRunner() if threads is None else ThreadRunner(threads),
-            portal=Portal(backend),
-            limits=Limits(limits, **({"now": monotonic} if monotonic else {})),
+            threads=ThreadRunner(chosen.threads),
+            portal=Portal(chosen.backend),
+            limits=Limits(chosen.limits, **({"now": monotonic} if monotonic else {})),
             budget=None if budget is None else Budget(budget),
             is_open=False,
+            logs=Logs(chosen),
             **given,
         )
         self._stack = AsyncExitStack()
@@ -131,7 +133,10 @@ class Engine:
         """Open the journal and become the engine of calls that are in no other; `with` and `async with` do it."""
         if self.core.is_open:
             raise EngineOpen
+        context.check_engines_allowed()
+        self.core.journal.listen(self.core.cancel_flow)
         self.core.journal.open()
+        self.core.logs.start()
         self.core.is_open = True
         context.enter(self.core)
 
@@ -141,6 +146,7 @@ class Engine:
             self.core.is_open = False
             context.leave(self.core)
             self.core.portal.close(self.grace_seconds)
+            self.core.logs.stop()
             self.core.journal.close()
 
     def __enter__(self) -> Engine:
@@ -314,10 +320,11 @@ def _open_default() -> Core:
     with _lock:
         if not _default or not _default[0].core.is_open:
             path = default_journal()
-            if "UNDERTOW_JOURNAL" not in os.environ:
+            if path == Path.home() / ".undertow" / "journal.db":
                 path.parent.mkdir(mode=0o700, exist_ok=True)
             engine = Engine(path)
             engine.core.journal.open()
+            engine.core.logs.start()
             engine.core.is_open = engine.core.is_default = True
             if not _default:
                 atexit.register(_close_default)

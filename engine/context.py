@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from contextvars import copy_context as copy_context
 from typing import TYPE_CHECKING
 
 from .errors import EngineClosed
@@ -25,6 +26,7 @@ ENGINE: ContextVar[Core | None] = ContextVar("undertow_engine", default=None)
 
 _open_cores: list[Core] = []
 _open_default: list[Callable[[], Core]] = []
+_refusal: list[Callable[[], Exception]] = []
 
 
 @contextmanager
@@ -52,6 +54,17 @@ def leave(core: Core) -> None:
     _open_cores[:] = [other for other in _open_cores if other is not core]
 
 
+def forbid_engines(refusal: Callable[[], Exception]) -> None:
+    """From now on no engine opens in this process, which is a worker: who tries is given `refusal()`."""
+    _refusal[:] = [refusal]
+
+
+def check_engines_allowed() -> None:
+    """Raise what `forbid_engines` has for those who open an engine here."""
+    if _refusal:
+        raise _refusal[0]()
+
+
 def current_core() -> Core:
     """The engine of a call made here: the engine around it, else the last one opened, else the default."""
     core = ENGINE.get()
@@ -59,6 +72,7 @@ def current_core() -> Core:
         return core
     if _open_cores:
         return _open_cores[-1]
+    check_engines_allowed()
     if not _open_default:
         raise EngineClosed("Running a task or a flow")
     return _open_default[0]()

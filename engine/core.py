@@ -18,8 +18,10 @@ import uuid_utils
 
 from .context import CURRENT, TAGS, TRANSACTION
 from .limits import Limits
+from .logs import Logs
 from .ports import Clock, Journal, Observer, Randomness, Runner, SystemClock
 from .run import Run, Tally
+from .settings import Settings
 from .spill import Budget
 from .states import PENDING
 
@@ -64,6 +66,10 @@ class Core:
     """Futures of runs whose ids were chosen, by id."""
     budget: Budget | None = None
     """How much of the results of done futures may wait in memory."""
+    flows: dict[str, Run] = attrs.field(factory=dict)
+    """Flow runs whose bodies are running, by id."""
+    logs: Logs = attrs.field(factory=lambda: Logs(Settings()))
+    """What it asks of logging, while it is open."""
     host: Host | None = None
     """Where background runs live, while the engine is open in an event loop."""
     is_open: bool = True
@@ -130,6 +136,13 @@ class Core:
                     held,
                     name,
                 )
+
+    def cancel_flow(self, run_id: str, reason: str) -> None:
+        """Cancel a flow run of this engine whose body is running, from any thread; of no other run is there a word."""
+        run = self.flows.get(run_id)
+        host = None if run is None else run.host
+        if host is not None:
+            host.cancel(reason)
 
     def observe(self, run: Run) -> None:
         """Tell the observers of a transition; one that raises is dropped, never the run."""

@@ -27,6 +27,7 @@ from .hooks import HOOKS, Hook, check_hooks
 from .limits import Bucket, Limit
 from .pipeline import drive, execute, member
 from .ports import OnMismatch, Runner
+from .prints import printing
 from .registry import remember_definition
 from .retry import Condition, Delays, RetryPolicy, retry_policy
 from .run import Kind, Outcome, Run
@@ -197,13 +198,14 @@ class Definition(Generic[P, R_co]):
         """Call the function with the run's arguments, where it belongs, as the current run."""
         token = CURRENT.set(run)
         try:
-            if self.is_async:
-                if self.is_async_generator:
-                    return [item async for item in self.fn(*run.args, **run.kwargs)]  # type: ignore[attr-defined]
-                value = await self.fn(*run.args, **run.kwargs)  # type: ignore[misc]
-                return list(value) if type(value) in _GENERATORS else value
-            runner = run.runner or self.runner(run)
-            return await runner.run(run, self.call_and_collect, run.args, run.kwargs)
+            with printing(run):
+                if self.is_async:
+                    if self.is_async_generator:
+                        return [item async for item in self.fn(*run.args, **run.kwargs)]  # type: ignore[attr-defined]
+                    value = await self.fn(*run.args, **run.kwargs)  # type: ignore[misc]
+                    return list(value) if type(value) in _GENERATORS else value
+                runner = run.runner or self.runner(run)
+                return await runner.run(run, self.call_and_collect, run.args, run.kwargs)
         finally:
             CURRENT.reset(token)
 

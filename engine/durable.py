@@ -86,7 +86,10 @@ def _call(run: Run) -> str:
 async def replay(run: Run) -> Outcome | None:
     """The recorded outcome of the step, or `None` for one that is to run: on from where it was broken off."""
     past, parent = run.past, run.parent
-    assert past is not None and parent is not None and parent.step is not None and run.step is not None
+    assert past is not None
+    assert parent is not None
+    assert parent.step is not None
+    assert run.step is not None
     recorded = past.recorded.get(parent.step, {})
     if run.step in recorded:
         outcome = await _handed_back(run, recorded.pop(run.step), past)
@@ -180,7 +183,8 @@ async def record_step(run: Run, outcome: Outcome) -> Outcome:
 
 
 def _about(run: Run) -> dict[str, str]:
-    assert run.parent is not None and run.parent.step is not None
+    assert run.parent is not None
+    assert run.parent.step is not None
     parent = run.parent.step.partition("/")[2]
     return {"parent": parent, "call": _call(run), "inputs": run.inputs, "code": run.definition.source}
 

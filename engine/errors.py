@@ -349,3 +349,44 @@ class JournalTooNew(JournalError):
 
 class JournalClosed(JournalError):
     """The journal was used after it was closed, or in a forked child."""
+
+
+# --- worker processes ------------------------------------------------------------------------------------------
+
+
+class WorkerDied(UndertowError, ChildProcessError):
+    """The worker process of an attempt ended before its body did. The attempt failed, and may be retried."""
+
+    def __init__(self, run: str, pid: int, how: str, began: bool = True) -> None:
+        when = "in the middle of its body" if began else "before its body began"
+        super().__init__(f"The worker process {pid} of task run {run!r} {how} {when}.")
+
+
+class WorkersKeepDying(UndertowError, ChildProcessError):
+    """So many workers of a runner died that it starts no body for a while."""
+
+    def __init__(self, deaths: int, window: float, last: object, wait: float) -> None:
+        super().__init__(
+            f"{deaths} worker processes died within {window:g} s: no body is started for another {wait:.0f} s. "
+            f"Find out what ends them (memory, a crash in an extension, os._exit). The last one: {last}"
+        )
+
+
+class CannotTravel(Fail, TypeError):
+    """A function, an argument or a result can't go between the process and a worker process. It is not retried."""
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(f"{what} can't travel between processes: {why}.")
+
+
+class NoEngineInWorker(UndertowError, RuntimeError):
+    """A body in a worker process asked for the engine, which is not there."""
+
+    def __init__(self, run: str | None) -> None:
+        super().__init__(
+            f"Task run {run!r} is in a worker process, and the engine is not: its body can't call tasks and flows, or "
+            "take slots of limits. Do that in the flow, call a task's plain function (name.fn(...)), or use threads."
+            if run is not None
+            else "This is a worker process, where no task or flow can be called. If the script calls one while the "
+            'worker imports it, put that call under `if __name__ == "__main__":`.'
+        )

@@ -123,6 +123,7 @@ class Flow(Definition[P, R_co], Generic[P, R_co]):
         try:
             async with open_host(self.cancels_siblings) as host:
                 run.host = host
+                run.core.flows[run.id] = run
                 try:
                     value = await self.call_body(run)
                 except Exception as raised:
@@ -131,7 +132,10 @@ class Flow(Definition[P, R_co], Generic[P, R_co]):
         except BaseExceptionGroup as group:
             raise _interrupt_in(group) from None
         finally:
+            run.core.flows.pop(run.id, None)
             run.host = None
+        if host.cancelled_for:
+            raise RunCancelled(run.name, host.cancelled_for)
         if error is not None:
             return self._failure(run, error)
         return verdict(run, value, self.options.final_state)
@@ -269,10 +273,11 @@ def flow(fn: Any = None, /, **options: Any) -> Any:
 
     With `durable=True` the outcome of every run inside the flow is on disk before it is delivered, so that the flow can
     be resumed: a retry, or `engine.resume(run_id)` after a crash, gets recorded results back and runs what is left.
-    Where a resumed flow does not do what is recorded of it, because the code of a step or the way through the body has
-    changed, `on_mismatch` says what to do: `"raise"` `StepMismatch` (default), `"rerun"` what changed, or `"accept"` the
-    recorded results as they are. `key`, a template over the arguments or a function of them, identifies the steps of a
-    task or flow in place of a digest of their arguments. `persist_result=True` keeps the flow's own result.
+    Where a resumed flow does not do what is recorded of it, because the code of a step or the way through the body
+    has changed, `on_mismatch` says what to do: `"raise"` `StepMismatch` (default), `"rerun"` what changed, or
+    `"accept"` the recorded results as they are. `key`, a template over the arguments or a function of them, identifies
+    the steps of a task or flow in place of a digest of their arguments. `persist_result=True` keeps the flow's own
+    result.
 
     `task_runner` runs the sync bodies of submitted tasks (default: a pool of threads of the engine).
     `validate_parameters=False` skips the check of arguments against annotations. Names, retries, `timeout_seconds`,

@@ -14,6 +14,7 @@ from anyio.from_thread import run as run_in_loop
 from .context import CURRENT
 from .futures import deliver
 from .pipeline import admit, begin, drive, failure, finish, interrupted, release_slots, take_slots
+from .prints import printing
 from .run import Outcome, Run
 from .states import COMPLETED
 from .waking import in_event_loop
@@ -57,7 +58,8 @@ async def async_items(run: Run) -> AsyncIterator[Any]:
         while True:
             token = CURRENT.set(run)
             try:
-                item = await anext(generator, _EXHAUSTED)
+                with printing(run):
+                    item = await anext(generator, _EXHAUSTED)
             finally:
                 CURRENT.reset(token)
             if item is _EXHAUSTED:
@@ -89,7 +91,8 @@ def sync_items(run: Run) -> Iterator[Any]:
         while True:
             token = CURRENT.set(run)
             try:
-                item = next(generator, _EXHAUSTED)
+                with printing(run):
+                    item = next(generator, _EXHAUSTED)
             finally:
                 CURRENT.reset(token)
             if item is _EXHAUSTED:

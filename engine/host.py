@@ -10,7 +10,7 @@ import os
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -32,12 +32,14 @@ Life = Callable[[Run, Future[Any]], Coroutine[Any, Any, None]]
 class Host:
     """A task group and the loop it lives in."""
 
-    __slots__ = ("_group", "_members", "_services", "_thread", "lasting", "token")
+    __slots__ = ("_group", "_members", "_services", "_thread", "cancelled_for", "lasting", "token")
 
     def __init__(self, group: TaskGroup, keep_members: bool, lasting: bool) -> None:
         self._group = group
         self._members: set[Future[Any]] | None = set() if keep_members else None
         self._services: list[TaskHandle[Any, Any]] = []
+        self.cancelled_for = ""
+        """Why the whole of it was cancelled, when it was."""
         self.lasting = lasting
         self._thread = threading.get_ident()
         self.token: EventLoopToken = current_token()
@@ -74,6 +76,15 @@ class Host:
         """Cancel what `serve` started. Called in the host's loop."""
         while self._services:
             self._services.pop().cancel()
+
+    def cancel(self, reason: str) -> None:
+        """Cancel the members and the body, from any thread."""
+        if threading.get_ident() == self._thread:
+            self.cancelled_for = reason
+            self._group.cancel_scope.cancel()
+        else:
+            with suppress(RuntimeError):  # its loop has ended, and it with it
+                post(self.token, self.cancel, reason)
 
     def cancel_members(self, reason: str) -> None:
         """Cancel the members and not the body; for hosts that keep their members. Called in the host's loop."""

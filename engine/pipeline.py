@@ -11,11 +11,11 @@ what is no `Exception` (cancellation, an interrupt) leaves `execute` by being ra
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 import anyio
-from anyio.lowlevel import checkpoint_if_cancelled
 
 from .arguments import Upstream, resolve, state_of, value_of
 from .context import CURRENT
@@ -59,8 +59,10 @@ T = TypeVar("T")
 async def execute(run: Run, in_own_task: bool = False) -> Outcome:
     """Live the run's life and return how it ended."""
     try:
-        if in_own_task:
-            await checkpoint_if_cancelled()  # the body of what was cancelled before it began never starts
+        if in_own_task and anyio.current_effective_deadline() == -math.inf:
+            # The body of what was cancelled before it began never starts. (Not left to a checkpoint: while the host's
+            # own task is shielded, asyncio's scopes don't tell newer members that they are cancelled.)
+            raise RunCancelled(run.name, run.cancel_reason or "its caller was cancelled")
         outcome = await foregone(run)
         if run.expected_start_at is not None:
             await rest_of_delay(run)

@@ -68,6 +68,10 @@ class Journal(Protocol):
 
     def close(self) -> None: ...
 
+    def listen(self, cancel: Callable[[str, str], None], /) -> None:
+        """Call `cancel(run_id, reason)`, in a thread of the journal's, when another process asks for it."""
+        ...
+
     # --- said ------------------------------------------------------------------------------------------------------
 
     def record(self, run: Run, /) -> None:

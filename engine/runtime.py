@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 
 from .context import CURRENT
+from .logs import RUNS, follow_host, run_fields
 from .run import Kind, Run, RunView
 
 
@@ -50,14 +51,15 @@ task_run = _Current("task")
 class RunLogger(logging.LoggerAdapter[logging.Logger]):
     """A logger whose records carry the fields of the run they were made in."""
 
+    def isEnabledFor(self, level: int) -> bool:
+        follow_host(self.logger)
+        return super().isEnabledFor(level)
+
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        run = CURRENT.get()
-        if run is not None:
-            fields = {"run_id": run.id, "run_name": run.name, "run_kind": run.kind, "function": run.definition.name}
-            kwargs["extra"] = {**fields, **(kwargs.get("extra") or {})}
+        kwargs["extra"] = {**run_fields(), **(kwargs.get("extra") or {})}
         return msg, kwargs
 
 
-def get_run_logger(name: str = "undertow.runs") -> RunLogger:
+def get_run_logger(name: str = RUNS) -> RunLogger:
     """A logger for use in a body; outside any run a plain one."""
     return RunLogger(logging.getLogger(name), None)

@@ -56,6 +56,11 @@ class SQLiteJournal:
         self._service: Service | None = None
         self._pending: set[Reply[Any]] = set()
         self._stack = ExitStack()
+        self._cancel: Callable[[str, str], None] = _nobody_listens
+
+    def listen(self, cancel: Callable[[str, str], None]) -> None:
+        """Call `cancel(run_id, reason)`, in the service's thread, when another process asks for it."""
+        self._cancel = cancel
 
     # --- said ------------------------------------------------------------------------------------------------------
 
@@ -193,7 +198,7 @@ class SQLiteJournal:
         prepare(self.path)
         with ExitStack() as stack:
             portal = stack.enter_context(start_blocking_portal("asyncio", name="undertow-journal"))
-            service = Service(self.path, self.durability, self._backlog, self.retention)
+            service = Service(self.path, self.durability, self._backlog, self.retention, self._cancel)
             try:
                 stack.enter_context(portal.wrap_async_context_manager(service))
             except sqlite3.Error as error:
@@ -218,6 +223,10 @@ class SQLiteJournal:
         self._backlog = Backlog()
         _abandoned.append(self._stack)
         self._stack = ExitStack()
+
+
+def _nobody_listens(run_id: str, reason: str) -> None:
+    """What becomes of requests where there is no engine."""
 
 
 async def _tidy(service: Service, retention: Retention, files: Path) -> None:

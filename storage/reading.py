@@ -98,8 +98,7 @@ class Reader:
             )
             self._connection.row_factory = sqlite3.Row
             self._connection.execute("PRAGMA busy_timeout = 5000")
-            self._connection.execute("PRAGMA trusted_schema = OFF")  # somebody may have been sent the file
-            self._connection.execute("PRAGMA cell_size_check = ON")
+            self._connection.execute("PRAGMA cell_size_check = ON")  # somebody may have been sent the file
         except sqlite3.Error as error:
             raise translate(self.path, error) from error
 

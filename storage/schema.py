@@ -71,6 +71,12 @@ CREATE TABLE log (
     message TEXT NOT NULL
 );
 
+CREATE TABLE request (
+    run_id TEXT PRIMARY KEY,   -- a flow run that another process would have cancelled
+    reason TEXT NOT NULL,
+    at INTEGER NOT NULL
+) WITHOUT ROWID;
+
 CREATE INDEX log_of_run ON log (run_id);
 
 CREATE TABLE synced (one INTEGER PRIMARY KEY CHECK (one = 1), at INTEGER NOT NULL);

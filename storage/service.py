@@ -21,7 +21,7 @@ import aiosqlite
 from ..engine.errors import JournalClosed, JournalError
 from ..engine.run import Run
 from ..engine.waking import Reply
-from . import owners, results
+from . import owners, requests, results
 from .backlog import Backlog
 from .opening import MEMORY, check, translate
 from .retention import Retention
@@ -40,6 +40,9 @@ SYNC_SECONDS = 0.1
 RETRY_SECONDS = 0.5
 """How long to wait before a group that could not be written is tried again."""
 
+REQUEST_SECONDS = 0.5
+"""How often to look whether another process asks for a run to be cancelled."""
+
 PEER_SECONDS = 5.0
 """How often to look whether another process that uses the journal has died."""
 
@@ -47,7 +50,14 @@ PEER_SECONDS = 5.0
 class Service:
     """The open journal; a context of the service thread's loop. Raises `JournalError`s and `sqlite3.Error`s."""
 
-    def __init__(self, path: str, durability: Durability, backlog: Backlog, retention: Retention) -> None:
+    def __init__(
+        self,
+        path: str,
+        durability: Durability,
+        backlog: Backlog,
+        retention: Retention,
+        cancel: Callable[[str, str], None],
+    ) -> None:
         self.path = path
         self.owner = 0
         self.closing = False
@@ -57,6 +67,7 @@ class Service:
         self._durability = durability
         self._backlog = backlog
         self._retention = retention
+        self._cancel = cancel
         self._files = Path(f"{path}.results")
         self._background: deque[asyncio.Task[None]] = deque(maxlen=64)
         self._trouble = ""
@@ -107,7 +118,7 @@ class Service:
             await self.connection.close()
             raise
         self._writer = self._loop.create_task(self._write_groups())
-        self._watcher = self._loop.create_task(self._watch())
+        self._watchers = [self._loop.create_task(self._watch()), self._loop.create_task(self._hear())]
 
     async def _prepare(self) -> None:
         await self.connection.execute("PRAGMA busy_timeout = 10000")
@@ -132,7 +143,8 @@ class Service:
                 raise
 
     async def __aexit__(self, *_: object) -> None:
-        self._watcher.cancel()
+        for watcher in self._watchers:
+            watcher.cancel()
         self._go.set()
         try:
             await self._writer
@@ -156,6 +168,17 @@ class Service:
             await asyncio.sleep(PEER_SECONDS)
             try:
                 await owners.bury_the_dead(self.connection, self.owner)
+            except sqlite3.Error as error:
+                logger.warning("%s", translate(self.path, error))
+
+    async def _hear(self) -> None:
+        """Look again and again whether another process asks for something."""
+        while self.path != MEMORY:
+            await asyncio.sleep(REQUEST_SECONDS)
+            try:
+                if await self.row(requests.WAITING, (self.owner,)) is not None:
+                    for run_id, reason in await self.rows(requests.TAKE, (self.owner,)):
+                        self._cancel(run_id, reason)
             except sqlite3.Error as error:
                 logger.warning("%s", translate(self.path, error))
 

@@ -78,6 +78,9 @@ class ListJournal:
         self.commits = 0
         self.is_open = False
 
+    def listen(self, cancel: Callable[[str, str], None]) -> None:
+        self.cancel = cancel
+
     def record(self, run: Run) -> None:
         self.runs[run.id] = run
 

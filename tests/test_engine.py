@@ -147,7 +147,7 @@ async def test_two_engines(make_engine: Callable[..., Engine]) -> None:
     [
         ({"grace_seconds": -1}, "grace_seconds=-1"),
         ({"grace_seconds": "long"}, "grace_seconds='long'"),
-        ({"threads": 0}, "max_workers=0"),
+        ({"threads": 0}, "threads=0"),
         ({"limits": ["github"]}, r"limits=\['github'\]"),
         ({"limits": {"github": "ten"}}, "'ten'"),
         ({"journal": 3}, "journal=3"),

@@ -1033,7 +1033,7 @@ async def test_unknown_limits(make_engine: MakeEngine) -> None:
 
 @pytest.mark.parametrize(
     "limits",
-    [{"db": -1}, {"db": "5"}, {"db": True}, {"db": None}, {"db": float("nan")}, {"": 1}, {3: 1}, ["db"], "db"],
+    [{"db": -1}, {"db": "five"}, {"db": True}, {"db": None}, {"db": float("nan")}, {"": 1}, {3: 1}, ["db"], "db"],
     ids=repr,
 )
 def test_bad_limits_of_an_engine(make_engine: MakeEngine, limits: Any) -> None:
