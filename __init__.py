@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .console.metrics import Metrics as Metrics
+    from .console.progress import progress as progress
     from .console.tracing import Tracing as Tracing
     from .engine import logging as logging
     from .engine import loguru as loguru
@@ -126,6 +127,7 @@ if TYPE_CHECKING:
 # What the block above says to people and type checkers, said to the interpreter; a test holds the two together.
 _HOMES = {
     "console.metrics": "Metrics",
+    "console.progress": "progress",
     "console.tracing": "Tracing",
     "engine": "logging loguru runtime structlog",
     "engine.arguments": "allow_failure quote unmapped",
