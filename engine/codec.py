@@ -1,41 +1,40 @@
 """The one codec: values to bytes and back, each coming back equal and of the same type.
 
-Bytes are msgpack with extension types. What it knows: None, bool, int of any size, float, complex, str, bytes, list,
-tuple, dict with scalar keys, set, frozenset, dates, times, datetimes with their zone, timedelta, UUID, Decimal, paths,
-enums, attrs classes, dataclasses, named tuples, pydantic models, and what `register_type` adds. Anything else is
-refused with the path to it; nothing is ever pickled.
+Bytes are msgpack with extension types. What it knows: None, bool, int of any size, float, str, bytes, list, dict, what
+`builtin_values`, `instances` and `frames` know, and what `register_type` adds. Anything else is refused with the path
+to it; nothing is ever pickled.
 
-A class is written as its module and qualified name. Reading never imports anything: the class must be loaded by then,
-must be what it claims to be, and nothing else of it is called than making an instance of its fields.
+Writing and reading keep the same limits, so that what was written can be read: on bytes, on nesting, on the number of
+items, and on the bytes of nested extensions, each of which is held while its parts are read.
 """
 
 from __future__ import annotations
 
-import enum
-import sys
+import reprlib
 from collections.abc import Callable, Iterable, Mapping
-from contextvars import ContextVar
-from datetime import date, datetime, time, timedelta, timezone
-from decimal import Decimal
-from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
-from typing import Any, TypeVar, cast
-from uuid import UUID
-from zoneinfo import ZoneInfo
+from typing import Any, TypeVar
 
-import attrs
 import msgpack
 
+from . import builtin_values, frames, instances
+from .builtin_values import FROZENSET, SET
 from .errors import ResultNotSerializable, ResultUnreadable
 
 T = TypeVar("T")
 
 MAX_BYTES = 64 * 1024 * 1024
 MAX_DEPTH = 100
+MAX_ITEMS = 4_000_000
+"""Items of all lists and maps together. The smallest take 1 byte each, and 64 times that when they are read."""
+MAX_NESTED_BYTES = 4 * MAX_BYTES
+"""An extension's bytes times its depth: the levels around it are held while it is read."""
 
-INT, TUPLE, SET, FROZENSET, COMPLEX, DATETIME, DATE, TIME, TIMEDELTA, UUID_, DECIMAL, PATH = range(1, 13)
-ENUM, ATTRS, DATACLASS, NAMEDTUPLE, PYDANTIC, REGISTERED, MAP = range(13, 20)
+MAP, INT, INSTANCE, FRAME, REGISTERED = range(1, 6)  # what builtin_values adds starts at 16
 
-_depth: ContextVar[int] = ContextVar("undertow_codec_depth", default=0)
+_SCALARS = frozenset({type(None), bool, int, float, str, bytes})
+_EXACT = _SCALARS - {float}
+_SMALL_DEPTH = 3
+_SMALL_LENGTH = 64
 
 
 class _Registered:
@@ -64,269 +63,281 @@ def register_type(cls: type[T], name: str, encode: Callable[[T], Any], decode: C
 def encode(value: Any) -> bytes:
     """The value as bytes. Raises `ResultNotSerializable`, naming the path to what can't be written."""
     try:
-        return _pack(value, _encode_other)
-    except (_Unknown, TypeError, ValueError, OverflowError, RecursionError):
-        raise _refusal(value) from None
+        return _encoded(value)
+    except Exception as error:
+        raise _refusal(value, error, _encoded) from None
 
 
 def canonical(value: Any) -> bytes:
     """Bytes that are the same for equal values in every process: for keys, not for reading back.
 
-    Maps and sets are sorted by their encoded keys, and every NaN is one. Raises `ResultNotSerializable`.
+    Equal means what a round trip keeps: `1`, `True` and `1.0` differ, and so do `0.0` and `-0.0`. What doesn't count:
+    the order of maps and sets, which NaN it is, fields that a class leaves out of its comparison, and how arrays and
+    frames are laid out in memory. Raises `ResultNotSerializable`.
     """
     try:
-        return _pack(_sorted(value), _canonical_other)
-    except (_Unknown, TypeError, ValueError, OverflowError, RecursionError):
-        raise _refusal(value) from None
+        return _canonical(value)
+    except Exception as error:
+        raise _refusal(value, error, _canonical) from None
 
 
 def decode(data: bytes) -> Any:
     """The value again. Raises `ResultUnreadable` for bytes that are no value, or name a class that isn't loaded."""
     if len(data) > MAX_BYTES:
-        raise ResultUnreadable(f"it has {len(data)} bytes, more than {MAX_BYTES}")
+        raise ResultUnreadable(f"it has {len(data):,} bytes, more than {MAX_BYTES:,}")
     try:
-        return _unpack(data)
+        return (_Reader() if len(data) <= MAX_ITEMS else _CountingReader()).read(data)
     except ResultUnreadable:
         raise
     except Exception as error:
         raise ResultUnreadable(f"{type(error).__name__}: {error}") from error
 
 
-class _Unknown(Exception):
-    """Met a value of a type that the codec does not know."""
-
-
 # --- writing ---------------------------------------------------------------------------------------------------
 
 
-def _pack(value: Any, other: Callable[[Any], Any]) -> bytes:
-    depth = _depth.get()
-    if depth > MAX_DEPTH:
-        raise _Unknown("too deep")
-    token = _depth.set(depth + 1)
-    try:
-        return cast("bytes", msgpack.packb(value, default=other, strict_types=True, unicode_errors="surrogatepass"))
-    finally:
-        _depth.reset(token)
+class _TooMuch(TypeError):
+    """The whole is too deep or too large: it is not one of its parts that can't be written."""
 
 
-def _encode_other(value: Any) -> Any:
-    """What msgpack doesn't know by itself, as an extension of values that it does."""
-    code, plain = _taken_apart(value)
-    return msgpack.ExtType(code, _pack(plain, _encode_other))
+def _encoded(value: Any) -> bytes:
+    data: bytes
+    if _is_small(value, _SMALL_DEPTH):
+        data = msgpack.Packer(default=_big_int, strict_types=True, unicode_errors="surrogatepass").pack(value)
+    else:
+        data = _Writer().pack(value)
+    if len(data) > MAX_BYTES:
+        raise _TooMuch(f"it takes {len(data):,} bytes, more than {MAX_BYTES:,}")
+    return data
 
 
-def _canonical_other(value: Any) -> Any:
-    """`_encode_other`, with an order in what has none."""
-    code, plain = _taken_apart(value)
-    return msgpack.ExtType(code, _pack(_sorted(plain), _canonical_other))
+def _canonical(value: Any) -> bytes:
+    return _KeyWriter().pack(value)
 
 
-def _taken_apart(value: Any) -> tuple[int, Any]:
-    """The extension type of a value, and the plainer values that it is made of."""
+def _is_small(value: Any, depth: int) -> bool:
+    """Whether it is made of a few scalars, lists and maps: most values are, and msgpack writes them as they are."""
     cls = type(value)
-    writer = _WRITERS.get(cls)
-    if writer is not None:
-        code, plain = writer
-        return code, plain(value)
-    entry = _by_type.get(cls)
-    if entry is not None:
-        return REGISTERED, [entry.name, entry.encode(value)]
-    if isinstance(value, enum.Enum):
-        return ENUM, [*_class_name(cls), value.name]
-    if isinstance(value, PurePath):
-        return PATH, [cls.__name__, str(value)]
-    if isinstance(value, tuple) and hasattr(cls, "_fields"):
-        return NAMEDTUPLE, [*_class_name(cls), list(value)]
-    for code, names in ((ATTRS, _attrs_fields), (DATACLASS, _dataclass_fields), (PYDANTIC, _pydantic_fields)):
-        fields = names(cls)
-        if fields is not None:
-            return code, [*_class_name(cls), {name: getattr(value, name) for name in fields}]
-    raise _Unknown(cls.__name__)
-
-
-def _attrs_fields(cls: type) -> list[str] | None:
-    return [field.name for field in attrs.fields(cls)] if attrs.has(cls) else None
-
-
-def _dataclass_fields(cls: type) -> list[str] | None:
-    fields = getattr(cls, "__dataclass_fields__", None)
-    return None if fields is None else list(fields)
-
-
-def _pydantic_fields(cls: type) -> list[str] | None:
-    fields = getattr(cls, "__pydantic_fields__", None)
-    return None if fields is None else list(fields)
-
-
-def _plain_datetime(value: datetime) -> list[Any]:
-    return [value.replace(tzinfo=None, fold=0).isoformat(), value.fold, *_plain_zone(value.tzinfo)]
-
-
-def _plain_time(value: time) -> list[Any]:
-    return [value.replace(tzinfo=None, fold=0).isoformat(), value.fold, *_plain_zone(value.tzinfo)]
-
-
-def _plain_zone(zone: Any) -> list[Any]:
-    if zone is None:
-        return [None, None]
-    if isinstance(zone, ZoneInfo) and zone.key:
-        return ["zone", zone.key]
-    if type(zone) is timezone:
-        return ["offset", zone.utcoffset(None).total_seconds()]
-    raise _Unknown(type(zone).__name__)
-
-
-_WRITERS: Mapping[type, tuple[int, Callable[[Any], Any]]] = {
-    int: (INT, lambda value: value.to_bytes((value.bit_length() + 8) // 8, "big", signed=True)),
-    tuple: (TUPLE, list),
-    set: (SET, list),
-    frozenset: (FROZENSET, list),
-    complex: (COMPLEX, lambda value: [value.real, value.imag]),
-    datetime: (DATETIME, _plain_datetime),
-    date: (DATE, lambda value: value.isoformat()),
-    time: (
-        TIME,
-        lambda value: [value.replace(tzinfo=None, fold=0).isoformat(), value.fold, *_plain_zone(value.tzinfo)],
-    ),
-    timedelta: (TIMEDELTA, lambda value: [value.days, value.seconds, value.microseconds]),
-    UUID: (UUID_, lambda value: value.bytes),
-    Decimal: (DECIMAL, str),
-}
-
-
-def _class_name(cls: type) -> list[str]:
-    if "<locals>" in cls.__qualname__:
-        raise _Unknown(f"{cls.__qualname__}, a class made inside a function, which can't be found again")
-    return [cls.__module__, cls.__qualname__]
-
-
-def _sorted(value: Any) -> Any:
-    """The value with an order in its maps and sets, and one NaN."""
-    cls = type(value)
-    if cls is float:
-        return value if value == value else float("nan")
-    if cls is list:
-        return [_sorted(item) for item in value]
     if cls is dict:
-        pairs = [(_pack(key, _canonical_other), _sorted(item)) for key, item in value.items()]
-        pairs.sort(key=lambda pair: pair[0])
-        return msgpack.ExtType(MAP, _pack([list(pair) for pair in pairs], _canonical_other))
-    if cls is set or cls is frozenset:
-        packed = sorted(_pack(_sorted(item), _canonical_other) for item in value)
-        return msgpack.ExtType(SET if cls is set else FROZENSET, b"".join(packed))
-    return value
+        for key in value:
+            if type(key) not in _SCALARS:
+                return False
+        value = value.values()
+    elif cls is not list:
+        return cls in _SCALARS
+    if depth == 0 or len(value) > _SMALL_LENGTH:
+        return False
+    for item in value:
+        if type(item) in _SCALARS or _is_small(item, depth - 1):
+            continue
+        return False
+    return True
 
 
-def _refusal(value: Any) -> ResultNotSerializable:
-    path, culprit = _find_culprit(value, "value", 0)
-    return ResultNotSerializable(path, culprit)
+class _Writer:
+    """One value on its way to bytes: how deep it stands in it, and how many items have gone by."""
+
+    __slots__ = ("_depth", "_items", "_packer")
+
+    for_key = False
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._items = 0
+        self._packer = msgpack.Packer(default=_big_int, strict_types=True, unicode_errors="surrogatepass")
+
+    def pack(self, value: Any) -> bytes:
+        packed: bytes = self._packer.pack(self.plain(value))
+        return packed
+
+    def plain(self, value: Any) -> Any:
+        """The value in terms of what msgpack knows and gives back as it was."""
+        cls = type(value)
+        if cls in _SCALARS:
+            return value
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise _TooMuch(f"it is nested more than {MAX_DEPTH} deep, or holds itself")
+        made: Any
+        if cls is list:
+            made = self.items(value)
+        elif cls is dict:
+            made = self.entries(value)
+        else:
+            made = self.extension(cls, value)
+        self._depth -= 1
+        return made
+
+    def items(self, values: list[Any]) -> list[Any]:
+        self.count(len(values))
+        if _SCALARS.issuperset(map(type, values)):
+            return values
+        return [value if type(value) in _SCALARS else self.plain(value) for value in values]
+
+    def entries(self, values: dict[Any, Any]) -> Any:
+        self.count(len(values))
+        plain = self.plain
+        return {
+            key if type(key) in _SCALARS else plain(key): value if type(value) in _SCALARS else plain(value)
+            for key, value in values.items()
+        }
+
+    def extension(self, cls: type, value: Any) -> Any:
+        code, parts = self.take_apart(cls, value)
+        data = self._packer.pack(self.items(parts) if type(parts) is list else parts)
+        if len(data) * self._depth > MAX_NESTED_BYTES:
+            raise _TooMuch(f"it takes {len(data):,} bytes, too many at {self._depth} levels down")
+        return msgpack.ExtType(code, data)
+
+    def take_apart(self, cls: type, value: Any) -> tuple[int, Any]:
+        """The extension type of a value, and its parts: a list, or a scalar."""
+        known = builtin_values.TAKEN.get(cls)
+        if known is not None:
+            return known[0], known[1](value)
+        entry = _by_type.get(cls)
+        if entry is not None:
+            return REGISTERED, [entry.name, entry.encode(value)]
+        parts = instances.parts_of(cls, value, self.for_key)
+        if parts is not None:
+            return INSTANCE, parts
+        parts = frames.parts_of(cls, value, self.for_key)
+        if parts is not None:
+            return FRAME, parts
+        raise TypeError
+
+    def count(self, items: int) -> None:
+        self._items += items
+        if self._items > MAX_ITEMS:
+            raise _TooMuch(f"it holds more than {MAX_ITEMS:,} items")
 
 
-def _find_culprit(value: Any, path: str, depth: int) -> tuple[str, Any]:
-    """The innermost part of a value that can't be written, and the way to it."""
-    if depth <= MAX_DEPTH:
-        for step, part in _parts(value):
-            try:
-                _pack(part, _encode_other)
-            except Exception:
-                return _find_culprit(part, path + step, depth + 1)
-    return path, value
+class _KeyWriter(_Writer):
+    """A value on its way to a key: with an order in what has none, one NaN, and no limit but that on nesting."""
+
+    __slots__ = ()
+
+    for_key = True
+
+    def plain(self, value: Any) -> Any:
+        return _NAN if type(value) is float and value != value else super().plain(value)
+
+    def items(self, values: list[Any]) -> list[Any]:
+        return values if _EXACT.issuperset(map(type, values)) else [self.plain(value) for value in values]
+
+    def entries(self, values: dict[Any, Any]) -> Any:
+        pairs = [self.pack(key) + self.pack(value) for key, value in values.items()]
+        return msgpack.ExtType(MAP, b"".join(sorted(pairs)))
+
+    def extension(self, cls: type, value: Any) -> Any:
+        code, parts = self.take_apart(cls, value)
+        if code in (SET, FROZENSET):
+            return msgpack.ExtType(code, b"".join(sorted(map(self.pack, parts))))
+        return msgpack.ExtType(code, self._packer.pack(self.items(parts) if type(parts) is list else parts))
+
+
+_NAN = float("nan")
+
+
+def _big_int(value: Any) -> Any:
+    """An int beyond 64 bits: all else that msgpack doesn't know is taken apart before."""
+    number = value.to_bytes((value.bit_length() + 8) // 8, "big", signed=True)
+    return msgpack.ExtType(INT, msgpack.packb(number))
+
+
+# --- refusing --------------------------------------------------------------------------------------------------
+
+
+def _refusal(value: Any, error: Exception, write: Callable[[Any], bytes]) -> ResultNotSerializable:
+    """What to raise for a value that can't be written: it names the innermost part, the way to it, and why."""
+    path = "value"
+    while not isinstance(error, _TooMuch):
+        found = _culprit(value, write)
+        if found is None:
+            break
+        step, value, error = found
+        path += step
+    refusal = ResultNotSerializable(path, value)
+    reason = str(error) if isinstance(error, TypeError) else f"{type(error).__name__}: {error}"
+    if reason:
+        refusal.add_note(f"The reason: {reason}.")
+    return refusal
+
+
+def _shown(key: Any) -> str:
+    try:
+        return reprlib.repr(key)
+    except ValueError:  # an int with too many digits
+        return f"<{type(key).__name__}>"
+
+
+def _culprit(value: Any, write: Callable[[Any], bytes]) -> tuple[str, Any, Exception] | None:
+    """The first part of a value that can't be written either; `None` when it is the value itself."""
+    for step, part in _parts(value):
+        try:
+            write(part)
+        except Exception as error:
+            return step, part, error
+    return None
 
 
 def _parts(value: Any) -> Iterable[tuple[str, Any]]:
-    if isinstance(value, dict):
-        return [(f"[{key!r}]", item) for key, item in value.items()] + [(f" key {key!r}", key) for key in value]
-    if isinstance(value, list | tuple | set | frozenset):
-        return [(f"[{index}]", item) for index, item in enumerate(value)]
+    """The parts of a value, each with its step of the path."""
     cls = type(value)
-    names = _attrs_fields(cls) or _dataclass_fields(cls) or _pydantic_fields(cls) or []
-    return [(f".{name}", getattr(value, name)) for name in names]
+    if cls is dict:
+        yield from ((f"[{_shown(key)}]", item) for key, item in value.items())
+        yield from ((f" key {_shown(key)}", key) for key in value)
+    elif cls in (list, tuple, set, frozenset):
+        yield from ((f"[{index}]", item) for index, item in enumerate(value))
+    else:
+        yield from instances.steps_of(cls, value) or frames.steps_of(cls, value)
 
 
 # --- reading ---------------------------------------------------------------------------------------------------
 
 
-def _unpack(data: bytes) -> Any:
-    depth = _depth.get()
-    if depth > MAX_DEPTH:
-        raise ResultUnreadable(f"it is nested more than {MAX_DEPTH} deep")
-    token = _depth.set(depth + 1)
-    try:
-        return msgpack.unpackb(data, ext_hook=_decode_other, strict_map_key=False, unicode_errors="surrogatepass")
-    finally:
-        _depth.reset(token)
+class _Reader:
+    """One reading of bytes: how deep it is."""
+
+    _depth = 0
+
+    def read(self, data: bytes) -> Any:
+        return msgpack.unpackb(data, ext_hook=self.extension, strict_map_key=False, unicode_errors="surrogatepass")
+
+    def extension(self, code: int, data: bytes) -> Any:
+        self._depth += 1
+        around = self._depth - 1  # what is innermost, a big int, is no level when it is written
+        if around > MAX_DEPTH or len(data) * around > MAX_NESTED_BYTES:
+            raise ResultUnreadable(f"it is nested too deep: {len(data):,} bytes {around} levels down")
+        reader = _READERS.get(code)
+        if reader is None:
+            raise ResultUnreadable(f"extension type {code} is not known")
+        value = reader(self.read(data))
+        self._depth -= 1
+        return value
 
 
-def _decode_other(code: int, data: bytes) -> Any:
-    value = _unpack(data)
-    reader = _READERS.get(code)
-    if reader is None:
-        raise ResultUnreadable(f"extension type {code} is not known")
-    return reader(value)
+class _CountingReader(_Reader):
+    """A reading of so many bytes that they may be too many items."""
 
+    _items = 0
 
-def _zone(kind: str | None, value: Any) -> Any:
-    if kind is None:
-        return None
-    return ZoneInfo(value) if kind == "zone" else timezone(timedelta(seconds=value))
+    def read(self, data: bytes) -> Any:
+        return msgpack.unpackb(
+            data,
+            ext_hook=self.extension,
+            list_hook=self.count,
+            object_hook=self.count,
+            max_array_len=min(len(data), MAX_ITEMS),
+            max_map_len=min(len(data), MAX_ITEMS),
+            strict_map_key=False,
+            unicode_errors="surrogatepass",
+        )
 
-
-def _datetime(parts: list[Any]) -> datetime:
-    text, fold, kind, zone = parts
-    return datetime.fromisoformat(text).replace(tzinfo=_zone(kind, zone), fold=fold)
-
-
-def _time(parts: list[Any]) -> time:
-    text, fold, kind, zone = parts
-    return time.fromisoformat(text).replace(tzinfo=_zone(kind, zone), fold=fold)
-
-
-def _path(parts: list[str]) -> PurePath:
-    name, text = parts
-    kinds = (PurePath, PurePosixPath, PureWindowsPath)
-    return next((kind(text) for kind in kinds if kind.__name__ == name), Path(text))
-
-
-def _class(module: str, name: str, kind: Callable[[type], bool]) -> Any:
-    found: Any = sys.modules.get(module)
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    if not isinstance(found, type) or not kind(found) or (found.__module__, found.__qualname__) != (module, name):
-        raise ResultUnreadable(f"the class {module}.{name} is not loaded, or is no longer of that kind")
-    return found
-
-
-def _enum(parts: list[str]) -> Any:
-    module, name, member = parts
-    return _class(module, name, lambda cls: issubclass(cls, enum.Enum))[member]
-
-
-def _named_tuple(parts: list[Any]) -> Any:
-    module, name, items = parts
-    return _class(module, name, lambda cls: issubclass(cls, tuple) and hasattr(cls, "_fields"))(*items)
-
-
-def _attrs(parts: list[Any]) -> Any:
-    return _with_fields(parts, attrs.has)
-
-
-def _dataclass(parts: list[Any]) -> Any:
-    return _with_fields(parts, lambda cls: hasattr(cls, "__dataclass_fields__"))
-
-
-def _with_fields(parts: list[Any], kind: Callable[[type], bool]) -> Any:
-    """An instance with its fields as they were: `__init__` may take other things, so it is not called."""
-    module, name, fields = parts
-    made = object.__new__(_class(module, name, kind))
-    for field, value in fields.items():
-        object.__setattr__(made, field, value)
-    return made
-
-
-def _pydantic(parts: list[Any]) -> Any:
-    module, name, fields = parts
-    return _class(module, name, lambda cls: hasattr(cls, "__pydantic_fields__")).model_construct(**fields)
+    def count(self, made: Any) -> Any:
+        self._items += len(made)
+        if self._items > MAX_ITEMS:
+            raise ResultUnreadable(f"it holds more than {MAX_ITEMS:,} items")
+        return made
 
 
 def _registered(parts: list[Any]) -> Any:
@@ -338,22 +349,9 @@ def _registered(parts: list[Any]) -> Any:
 
 
 _READERS: Mapping[int, Callable[[Any], Any]] = {
+    **builtin_values.MADE,
     INT: lambda value: int.from_bytes(value, "big", signed=True),
-    TUPLE: tuple,
-    SET: set,
-    FROZENSET: frozenset,
-    COMPLEX: lambda value: complex(*value),
-    DATETIME: _datetime,
-    DATE: date.fromisoformat,
-    TIME: _time,
-    TIMEDELTA: lambda value: timedelta(*value),
-    UUID_: lambda value: UUID(bytes=value),
-    DECIMAL: Decimal,
-    PATH: _path,
-    ENUM: _enum,
-    NAMEDTUPLE: _named_tuple,
-    ATTRS: _attrs,
-    DATACLASS: _dataclass,
-    PYDANTIC: _pydantic,
+    INSTANCE: instances.made_of,
+    FRAME: frames.made_of,
     REGISTERED: _registered,
 }
