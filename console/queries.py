@@ -1,7 +1,4 @@
-"""What the command line asks a journal: which run is meant, which flows ran lately, and all that ran inside one.
-
-Answers are plain values (`RunRecord`, `FlowLine`); what a row looks like is known here and nowhere else in the console.
-"""
+"""What the command line asks a journal: which run is meant, which flows ran lately, and all that ran inside one."""
 
 from __future__ import annotations
 
@@ -9,14 +6,13 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
-from typing import Any, NamedTuple
 
 import attrs
 
 from ..engine.errors import UndertowError
-from ..engine.run import Run
 from ..storage.owners import Process
 from ..storage.reading import Reader
+from .records import RunRecord, decode, default_name
 
 SHORTEST_ID = 8
 LISTED = 5
@@ -39,43 +35,26 @@ class RunAmbiguous(UndertowError, LookupError):
         super().__init__(f"{wanted!r} is more than one run: {listed}{rest}. Give more of the id.")
 
 
-class Change(NamedTuple):
-    """One state that a run was in, and since when, in microseconds."""
+class NoRuns(UndertowError, LookupError):
+    """The newest run was asked for, and there is none."""
 
-    type: str
-    name: str
-    message: str
-    at: int
+    def __init__(self, path: str) -> None:
+        super().__init__(f"No flow has run yet in {path}. Run one: undertow run module:flow")
 
 
 @attrs.frozen
-class RunRecord:
-    """One run, as the journal has it. Times are microseconds since 1970."""
+class Filter:
+    """Which flow runs are asked for: those that fit everything that is given here."""
 
-    id: str
-    kind: str
-    function: str
-    name: str
-    parent_id: str | None
-    attempts: int
-    states: tuple[Change, ...]
-    started: int | None
-    ended: int | None
+    states: tuple[str, ...] = ()
+    """Types or names of states, in any case: the run is in one of them."""
+    flow: str | None = None
+    """The name of the flow; `*` stands for any characters."""
     tags: tuple[str, ...] = ()
-    map_index: int | None = None
-    version: str | None = None
-    parameters: dict[str, Any] | None = None
-    upstreams: tuple[str, ...] = ()
-    error: str | None = None
-
-    @property
-    def state(self) -> Change:
-        return self.states[-1]
-
-    @property
-    def failed(self) -> bool:
-        """Whether it ended badly by itself; what was cancelled or skipped did not."""
-        return self.states[-1].type in ("FAILED", "CRASHED")
+    """The run has all of them."""
+    since: int | None = None
+    until: int | None = None
+    """When it was made, in microseconds."""
 
 
 @attrs.frozen
@@ -93,20 +72,25 @@ class FlowLine:
 # --- which run -------------------------------------------------------------------------------------------------
 
 _OUTERMOST = "kind = 'flow' AND parent_run_id IS NULL"
+_MADE = "json_extract(history, '$[0][3]')"
 _BY_PREFIX = "SELECT id FROM run WHERE {} AND id >= ? AND id < ? ORDER BY id DESC LIMIT ?"
 _BY_NAME = "SELECT id FROM {} WHERE name = ? ORDER BY id DESC LIMIT ?"
 
 
-def resolve(reader: Reader, wanted: str) -> str:
-    """The id of the one run that is meant by the beginning of its id, or by its name.
+def resolve(reader: Reader, wanted: str | None) -> str:
+    """The id of the one run that is meant by the beginning of its id, or by its name; of the newest, by nothing.
 
     Where an id is cut short, flow runs are meant before what ran inside them, whose ids often begin alike. Raises
-    `RunUnknown` and `RunAmbiguous`.
+    `RunUnknown`, `RunAmbiguous` and `NoRuns`.
     """
-    wanted = wanted.strip()
-    for ids in _candidates(reader, wanted):
-        if len(ids) == 1 or wanted.lower() in ids:
-            return wanted.lower() if wanted.lower() in ids else ids[0]
+    if wanted is None:
+        newest = latest(reader)
+        if newest is None:
+            raise NoRuns(reader.path)
+        return newest
+    for ids in _candidates(reader, wanted.strip()):
+        if len(ids) == 1:
+            return ids[0]
         if ids:
             raise RunAmbiguous(wanted, _named(reader, ids[:LISTED]), len(ids) > LISTED)
     names = [row["name"] for row in reader.rows("SELECT name FROM flow_runs ORDER BY id DESC LIMIT 500")]
@@ -116,10 +100,12 @@ def resolve(reader: Reader, wanted: str) -> str:
 def _candidates(reader: Reader, wanted: str) -> Iterator[list[str]]:
     if not wanted:
         return
-    start = wanted.lower()
-    end = start + "\U0010ffff"
+    spellings = dict.fromkeys((wanted, wanted.lower()))  # ids are small letters, unless a caller chose otherwise
+    for start in spellings:
+        yield _ids(reader, "SELECT id FROM run WHERE id = ? LIMIT ?", start)
     for condition in (_OUTERMOST, "kind = 'flow'", "true"):
-        yield _ids(reader, _BY_PREFIX.format(condition), start, end)
+        for start in spellings:
+            yield _ids(reader, _BY_PREFIX.format(condition), start, start + "\U0010ffff")
     for view in ("flow_runs", "task_runs"):
         yield _ids(reader, _BY_NAME.format(view), wanted)
 
@@ -138,7 +124,7 @@ def _named(reader: Reader, ids: Sequence[str]) -> list[tuple[str, str]]:
 
 def latest(reader: Reader) -> str | None:
     """The id of the outermost flow run that was made last."""
-    rows = reader.rows(f"SELECT id FROM run WHERE {_OUTERMOST} ORDER BY id DESC LIMIT 1")
+    rows = reader.rows(f"SELECT id FROM run WHERE {_OUTERMOST} ORDER BY {_MADE} DESC LIMIT 1")
     return rows[0]["id"] if rows else None
 
 
@@ -163,35 +149,40 @@ def _shared(one: str, other: str) -> int:
 
 # --- lists and families ----------------------------------------------------------------------------------------
 
-_RECENT = """
-SELECT run.* FROM run JOIN flow_runs USING (id)
-WHERE run.kind = 'flow' AND run.parent_run_id IS NULL
-  AND (:state IS NULL OR lower(flow_runs.state_type) = :state OR lower(flow_runs.state_name) = :state)
-ORDER BY run.id DESC LIMIT :limit
-"""
+_RECENT = f"SELECT run.* FROM run WHERE {{}} ORDER BY {_MADE} DESC LIMIT :limit"
 
-# Ids are ordered in time, so nothing inside the oldest of the runs has a smaller one.
 _TASKS_INSIDE = """
-WITH RECURSIVE
-  later AS MATERIALIZED (SELECT id, parent_run_id, kind, state_type FROM run WHERE id >= :oldest),
-  inside (id, root, kind, state_type) AS (
-    SELECT id, id, kind, state_type FROM later WHERE id IN (SELECT value FROM json_each(:roots))
+WITH RECURSIVE inside (id, root, kind, state_type) AS (
+    SELECT id, id, kind, state_type FROM run WHERE id IN (SELECT value FROM json_each(:roots))
     UNION ALL
-    SELECT later.id, inside.root, later.kind, later.state_type
-    FROM later JOIN inside ON later.parent_run_id = inside.id)
+    SELECT run.id, inside.root, run.kind, run.state_type FROM inside JOIN run ON run.parent_run_id = inside.id)
 SELECT root, state_type, count(*) AS tasks FROM inside WHERE kind = 'task' GROUP BY root, state_type
 """
 
+_CONDITIONS = {
+    "states": """(lower(state_type) IN (SELECT value FROM json_each(:states))
+        OR lower(json_extract(history, '$[#-1][1]')) IN (SELECT value FROM json_each(:states)))""",
+    "flow": "function GLOB :flow",
+    "tags": "NOT EXISTS (SELECT value FROM json_each(:tags) EXCEPT SELECT value FROM json_each(run.tags))",
+    "since": f"{_MADE} >= :since",
+    "until": f"{_MADE} < :until",
+}
 
-def recent_flows(reader: Reader, limit: int, state: str | None = None) -> list[FlowLine]:
-    """The newest outermost flow runs, newest first; `state` is a type or a name, in any case."""
-    rows = reader.rows(_RECENT, {"state": state.lower() if state else None, "limit": limit})
-    runs = [decode(row) for row in rows]
-    if not runs:
-        return []
+
+def recent_flows(reader: Reader, limit: int, wanted: Filter = Filter()) -> list[FlowLine]:
+    """The newest outermost flow runs that are wanted, newest first."""
+    given = {
+        "states": json.dumps([state.lower() for state in wanted.states]) if wanted.states else None,
+        "flow": None if wanted.flow is None else wanted.flow.replace("[", "[[]"),
+        "tags": json.dumps(wanted.tags) if wanted.tags else None,
+        "since": wanted.since,
+        "until": wanted.until,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    conditions = " AND ".join([_OUTERMOST, *(_CONDITIONS[name] for name in given)])
+    runs = [decode(row) for row in reader.rows(_RECENT.format(conditions), given | {"limit": limit})]
     tasks: dict[str, dict[str, int]] = {run.id: {} for run in runs}
-    roots = {"oldest": runs[-1].id, "roots": json.dumps([run.id for run in runs])}
-    for row in reader.rows(_TASKS_INSIDE, roots):
+    for row in reader.rows(_TASKS_INSIDE, {"roots": json.dumps(list(tasks))}):
         tasks[row["root"]][row["state_type"]] = row["tasks"]
     short = short_ids(reader, [run.id for run in runs])
     return [
@@ -225,52 +216,28 @@ def tasks_of(runs: Sequence[RunRecord]) -> dict[str, int]:
     return dict(Counter(run.state.type for run in runs[1:] if run.kind == "task"))
 
 
-# --- rows to records -------------------------------------------------------------------------------------------
+class Lookup:
+    """Runs looked up one by one, each once."""
 
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._runs: dict[str, RunRecord | None] = {}
+        self._inside: dict[str, list[RunRecord]] = {}
 
-def default_name(function: str, run_id: str) -> str:
-    """The name of a run that was given none, as the journal's views say it."""
-    return f"{function}-{run_id[-4:]}"
+    def run(self, run_id: str) -> RunRecord | None:
+        """The run of this id, if the journal has it."""
+        if run_id not in self._runs:
+            rows = self._reader.rows("SELECT * FROM run WHERE id = ?", (run_id,))
+            self._runs[run_id] = decode(rows[0]) if rows else None
+        return self._runs[run_id]
 
+    def inside(self, run_id: str) -> list[RunRecord]:
+        """The runs that this one called, in the order in which they were made."""
+        if run_id not in self._inside:
+            rows = self._reader.rows("SELECT * FROM run WHERE parent_run_id = ? ORDER BY id", (run_id,))
+            self._inside[run_id] = [decode(row) for row in rows]
+        return self._inside[run_id]
 
-def decode(row: dict[str, Any]) -> RunRecord:
-    """A record of a row of the journal's table of runs."""
-    details = json.loads(row["details"]) if row["details"] else {}
-    parameters = details.get("parameters")
-    return RunRecord(
-        id=row["id"],
-        kind=row["kind"],
-        function=row["function"],
-        name=row["name"] or default_name(row["function"], row["id"]),
-        parent_id=row["parent_run_id"],
-        attempts=row["attempts"],
-        states=tuple(Change(*entry) for entry in json.loads(row["history"])),
-        started=row["started_at"],
-        ended=row["ended_at"],
-        tags=tuple(json.loads(row["tags"])) if row["tags"] else (),
-        map_index=details.get("map_index"),
-        version=details.get("version"),
-        parameters=json.loads(parameters) if parameters else None,
-        upstreams=tuple(details.get("upstreams") or ()),
-        error=details.get("error"),
-    )
-
-
-def record_of(run: Run) -> RunRecord:
-    """A record of a run of this process, for when there is no journal to ask."""
-    states = tuple(Change(str(entry[0]), *entry[1:]) for entry in run.history)
-    return RunRecord(
-        id=run.id,
-        kind=run.kind,
-        function=run.definition.name,
-        name=run.name,
-        parent_id=run.parent.id if run.parent is not None else None,
-        attempts=run.attempts,
-        states=states,
-        started=next((change.at for change in states if change.type == "RUNNING"), None),
-        ended=states[-1].at if run.ended else None,
-        tags=tuple(sorted(run.tags)),
-        version=run.definition.version,
-        parameters=json.loads(run.parameters) if run.parameters else None,
-        error=run.error,
-    )
+    def gone(self, run: RunRecord) -> bool:
+        """Whether its process is."""
+        return process_gone(self._reader, run)

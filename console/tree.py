@@ -6,22 +6,26 @@ counted in the tree, and every failed one is seen as such. No journal, and nothi
 
 from __future__ import annotations
 
+import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 
 import attrs
 
-from .queries import RunRecord
+from .records import RunRecord, StateCount, by_state
 
 TOGETHER_FROM = 6
-"""So many runs of one function, in one parent, are drawn as one node."""
+"""So many runs of one function, or so many maps of it, in one parent, are drawn as one node."""
 
 FAILURES_SHOWN = 5
 """So many failed runs of a node are drawn each for itself."""
 
 DEEPEST = 12
 """What lies deeper than this is drawn as one node."""
+
+WIDEST = 1000
+"""Of what stands side by side, so many are drawn; the rest is one node."""
 
 Children = Mapping[str | None, Sequence[RunRecord]]
 
@@ -33,25 +37,30 @@ class Drawn(Enum):
     TOGETHER = "many runs of one function"
     MORE_FAILURES = "the failed runs of the node above it that have no node of their own"
     DEEPER = "runs of any function that lie too deep to be drawn"
+    REST = "runs of any function for which there was no room beside the others"
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Node:
-    """One line of the tree: a run or several, and the lines below it."""
+    """One node of the tree: a run or several, and the nodes below it."""
 
     runs: tuple[RunRecord, ...]
     children: tuple[Node, ...] = ()
     drawn: Drawn = Drawn.RUN
 
     @property
-    def by_state(self) -> dict[str, int]:
-        """How many are in which state, by its name."""
-        return dict(Counter(run.state.name for run in self.runs))
+    def by_state(self) -> list[StateCount]:
+        """How many are in which state."""
+        return by_state(self.runs)
 
     @property
     def retries(self) -> int:
         """Attempts after the first of each."""
         return sum(max(run.attempts - 1, 0) for run in self.runs)
+
+    @property
+    def made(self) -> int:
+        return min(run.made for run in self.runs)
 
     @property
     def started(self) -> int | None:
@@ -63,6 +72,20 @@ class Node:
 
 
 @attrs.frozen
+class Shape:
+    """How much of a tree is drawn together."""
+
+    together_from: int = TOGETHER_FROM
+    deepest: int = DEEPEST
+    widest: int = WIDEST
+    failures_apart: bool = True
+    """Whether the first failed runs of a node of many are nodes of their own, below it."""
+
+
+EVERYTHING = Shape(together_from=sys.maxsize, widest=sys.maxsize)
+
+
+@attrs.frozen
 class Failure:
     """Runs that failed in the same way: the first of them, and how many."""
 
@@ -71,18 +94,36 @@ class Failure:
     error: str
 
 
-def build(runs: Sequence[RunRecord], expand: bool = False) -> Node:
-    """The tree of a family: a run first, then all that ran inside it. With `expand` nothing is drawn together."""
+def build(runs: Sequence[RunRecord], shape: Shape = Shape()) -> Node:
+    """The tree of a family: a run first, then all that ran inside it."""
     children: dict[str | None, list[RunRecord]] = defaultdict(list)
     for run in runs[1:]:
         children[run.parent_id].append(run)
-    return _Builder(children, expand).single(runs[0], 0)
+    return _Builder(children, shape).single(runs[0], 0)
+
+
+def walk(node: Node, depth: int = 0) -> Iterator[tuple[Node, int]]:
+    """A node and all below it, each with its depth."""
+    yield node, depth
+    for child in node.children:
+        yield from walk(child, depth + 1)
+
+
+def fitting(runs: Sequence[RunRecord], shapes: Iterable[Shape], most: int) -> Node:
+    """The tree in the first of these shapes that has no more nodes than that, else in the last."""
+    root: Node | None = None
+    for shape in shapes:
+        root = build(runs, shape)
+        if sum(1 for _ in walk(root)) <= most:
+            break
+    assert root is not None
+    return root
 
 
 class _Builder:
-    def __init__(self, children: Children, expand: bool) -> None:
+    def __init__(self, children: Children, shape: Shape) -> None:
         self._children = children
-        self._expand = expand
+        self._shape = shape
 
     def single(self, run: RunRecord, depth: int) -> Node:
         return Node((run,), self._below((run,), depth))
@@ -93,19 +134,23 @@ class _Builder:
         inside = [child for parent in parents for child in self._children.get(parent.id, ())]
         if not inside:
             return ()
-        if depth >= DEEPEST:
+        if depth >= self._shape.deepest:
             return (Node(self._all_below(parents), drawn=Drawn.DEEPER),)
         nodes: list[Node] = []
-        for bucket in _buckets(inside):
-            if self._expand or (len(bucket) < TOGETHER_FROM and len(parents) == 1):
+        for bucket in _buckets(inside, self._shape.together_from):
+            if len(bucket) < self._shape.together_from and len(parents) == 1:
                 nodes += [self.single(run, depth + 1) for run in bucket]
             else:
                 nodes.append(self._bundle(bucket, depth + 1))
-        return tuple(sorted(nodes, key=lambda node: node.runs[0].id))
+        nodes.sort(key=lambda node: node.runs[0].id)
+        if len(nodes) > self._shape.widest:
+            rest = [run for node in nodes[self._shape.widest - 1 :] for run in node.runs]
+            nodes[self._shape.widest - 1 :] = [Node((*rest, *self._all_below(rest)), drawn=Drawn.REST)]
+        return tuple(nodes)
 
     def _bundle(self, runs: Sequence[RunRecord], depth: int) -> Node:
         """One node of many runs, with the first failed ones below it, then what ran inside the others."""
-        failed = [run for run in runs if run.failed]
+        failed = [run for run in runs if run.failed and self._shape.failures_apart]
         shown, hidden = failed[:FAILURES_SHOWN], failed[FAILURES_SHOWN:]
         below = [self.single(run, depth + 1) for run in shown]
         if hidden:
@@ -124,17 +169,21 @@ class _Builder:
         return tuple(sorted(found, key=lambda run: run.id))
 
 
-def _buckets(runs: Iterable[RunRecord]) -> list[list[RunRecord]]:
-    """Runs of one function together; each `map` for itself, known by its index beginning again at 0."""
-    buckets: dict[tuple[str, str, int], list[RunRecord]] = {}
+def _buckets(runs: Iterable[RunRecord], together_from: int) -> list[list[RunRecord]]:
+    """Runs of one function together; each `map`, known by its index beginning at 0, for itself if they are few."""
+    buckets: dict[tuple[str, str], dict[int, list[RunRecord]]] = defaultdict(dict)
     maps: Counter[tuple[str | None, str]] = Counter()
     for run in runs:
         call = (run.parent_id, run.function)
         if run.map_index == 0:
             maps[call] += 1
         which = maps[call] if run.map_index is not None else 0
-        buckets.setdefault((run.kind, run.function, which), []).append(run)
-    return list(buckets.values())
+        buckets[run.kind, run.function].setdefault(which, []).append(run)
+    found: list[list[RunRecord]] = []
+    for groups in buckets.values():
+        many = len(groups) >= together_from
+        found += [[run for group in groups.values() for run in group]] if many else groups.values()
+    return found
 
 
 # --- failures --------------------------------------------------------------------------------------------------
@@ -146,7 +195,7 @@ def failures(runs: Sequence[RunRecord]) -> list[Failure]:
     passed_on: set[str] = set()
     for run in runs:
         parent = by_id.get(run.parent_id or "")
-        while run.failed and run.error and parent is not None and _same(run.error, parent.error):
+        while run.failed and parent is not None and parent.id not in passed_on and same_error(run, parent):
             passed_on.add(parent.id)
             parent = by_id.get(parent.parent_id or "")
     groups: dict[tuple[str, str], list[RunRecord]] = {}
@@ -156,15 +205,19 @@ def failures(runs: Sequence[RunRecord]) -> list[Failure]:
     return [Failure(same[0], len(same), same[0].error or "") for same in groups.values()]
 
 
-def _same(error: str, other: str | None) -> bool:
-    return other is not None and _message(error) == _message(other)
+def same_error(run: RunRecord, other: RunRecord) -> bool:
+    """Whether the two ended with an error that says the same: it passed from one through the other."""
+    return run.error is not None and other.error is not None and exception_in(run.error) == exception_in(other.error)
 
 
-def _message(error: str) -> str:
-    return error.rstrip().rpartition("\n")[2]
+def exception_in(error: str) -> str:
+    """The line of a traceback that says what was raised; below it there may be notes."""
+    lines = error.rstrip().split("\n")
+    header = max((number for number, line in enumerate(lines) if line.startswith("Traceback ")), default=-1)
+    return next((line for line in lines[header + 1 :] if not line.startswith("  ")), lines[-1])
 
 
 def _place(error: str) -> str:
     """What is the same in all errors raised in one place: the traceback, without what the exception says."""
     frames = [line for line in error.splitlines() if ' File "' in line]
-    return "\n".join([*frames, _message(error).partition(":")[0]])
+    return "\n".join([*frames, exception_in(error).partition(":")[0]])

@@ -78,6 +78,11 @@ def local(at: int) -> str:
     return (EPOCH + timedelta(microseconds=at)).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
+def clock(at: int) -> str:
+    """A moment in the time zone of the machine, to the millisecond."""
+    return (EPOCH + timedelta(microseconds=at)).astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+
+
 def iso(at: int | None) -> str | None:
     """A moment in UTC, ISO-8601 with microseconds, as the journal's views say it."""
     return None if at is None else (EPOCH + timedelta(microseconds=at)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -86,3 +91,13 @@ def iso(at: int | None) -> str | None:
 def counted(number: int, noun: str, nouns: str | None = None) -> str:
     """`1 task`, `300 tasks`."""
     return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
+
+
+def size(amount: int) -> str:
+    """`812 B`, `1.4 kB`, `20 MB`, `3.1 GB`."""
+    value = float(amount)
+    for unit in ("B", "kB", "MB"):
+        if value < 999.5:
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 9.95 else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} GB" if value < 9.95 else f"{value:,.0f} GB"

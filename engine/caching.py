@@ -7,6 +7,7 @@ process, free of pickle, `id` and `hash`.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping
@@ -164,12 +165,16 @@ DEFAULT = INPUTS + TASK_SOURCE + RUN_ID
 
 
 def source_of(fn: Callable[..., Any]) -> bytes:
-    """The source of a function, or its byte code."""
-    try:
-        return inspect.getsource(fn).encode()
-    except (OSError, TypeError):
-        code = getattr(fn, "__code__", None)
-        return repr(fn).encode() if code is None else bytes(code.co_code)
+    """The source of a function, or of an object's class, or else its byte code; the same in every process."""
+    if isinstance(fn, functools.partial):
+        fn = fn.func
+    for part in (fn, type(fn)):
+        try:
+            return inspect.getsource(part).encode()
+        except (OSError, TypeError):
+            continue  # it was made by no file, or is no function
+    code = getattr(fn, "__code__", None) or getattr(type(fn).__call__, "__code__", None)
+    return type(fn).__qualname__.encode() if code is None else bytes(code.co_code)
 
 
 @attrs.frozen

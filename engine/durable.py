@@ -8,7 +8,10 @@ again in that flow run: not in a retry of the flow, and not after a crash, in an
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 import anyio
@@ -21,13 +24,17 @@ from .errors import InvalidOption, JournalError, ResultNotSerializable, StepMism
 from .failures import decode_failure, encode_failure
 from .futures import Future
 from .memo import serialize, unserialize
-from .ports import Past, Record
+from .ports import Earlier, Past, Record
 from .run import Outcome, Run
-from .states import COMPLETED, FAILED, RESUME, RUNNING, SCHEDULED, transition
+from .states import COMPLETED, FAILED, RESUME, RUNNING, SCHEDULED, TERMINAL, transition
 from .tracebacks import describe, format_error
 
 FAILURE = "failure"
 """The serializer of a recorded failure."""
+
+
+FOR_EVER = 1e10
+"""Seconds beyond which a sleep does not end: more than 300 years."""
 
 
 # --- identity --------------------------------------------------------------------------------------------------
@@ -91,16 +98,24 @@ async def replay(run: Run) -> Outcome | None:
     assert parent.step is not None
     assert run.step is not None
     recorded = past.recorded.get(parent.step, {})
+    if run.stands_anew:
+        recorded.pop(run.step, None)
     if run.step in recorded:
         outcome = await _handed_back(run, recorded.pop(run.step), past)
         if outcome is not None:
             return outcome
     earlier = past.unfinished.pop(run.step, None)
     if earlier is not None and (earlier.history[-1][0], SCHEDULED) in RESUME:
-        run.id, run.history = earlier.run_id, earlier.history
-        transition(run, SCHEDULED, "Resuming")
+        _take_over(run, earlier)
         go_on(run, earlier.expected_start_at)
     return None
+
+
+def _take_over(run: Run, earlier: Earlier) -> None:
+    """Go on as a run that was broken off."""
+    run.id, run.history = earlier.run_id, earlier.history
+    run.attempts = sum(kind is RUNNING for kind, *_ in run.history)
+    transition(run, SCHEDULED, "Resuming")
 
 
 async def _handed_back(run: Run, record: Record, past: Past) -> Outcome | None:
@@ -124,30 +139,48 @@ async def _handed_back(run: Run, record: Record, past: Past) -> Outcome | None:
         loaded = await run.told(run.core.journal.load(f"step:{run.step}"))
         record = record if loaded is None else loaded
     outcome = recorded_outcome(run, record)
-    if not about.get("forked"):
-        run.id = record.run_id
+    run.handed_back = True
+    if about.get("forked"):
+        return outcome
+    run.id = record.run_id
+    earlier = past.unfinished.pop(run.step or "", None)
+    if earlier is not None and earlier.run_id == run.id and earlier.history[-1][0] is not outcome.type:
+        # The process died when the outcome was on disk, and before the end of the run was.
+        _take_over(run, earlier)
+    else:
         run.history = [(outcome.type, outcome.name, outcome.message, record.kept_at)]
         run.recorded = True  # its row is in the journal, from when it ran
     return outcome
+
+
+def stands_anew(upstreams: Sequence[Run]) -> bool:
+    """Whether one of the runs that a step depends on is a step that has run anew."""
+    return any(run.past is not None and run.is_step and not run.handed_back for run in upstreams)
 
 
 def recorded_outcome(run: Run, record: Record) -> Outcome:
     """The outcome that a record says."""
     if record.serializer == FAILURE:
         return decode_failure(record, run)
-    return Outcome(COMPLETED, "Completed", "", unserialize(record))
+    about = record.about or {}
+    return Outcome(COMPLETED, about.get("state", "Completed"), about.get("message", ""), unserialize(record))
 
 
 def go_on(run: Run, expected_start_at: int | None) -> None:
     """A run goes on from where it ended: a failed one begins anew, an attempt that was broken off does not count."""
     kinds = [kind for kind, *_ in run.history[:-1]]  # the last is Resuming
     run.attempts = kinds.count(RUNNING)
-    if kinds[-1] is FAILED:
-        run.pardoned = run.attempts
-    elif kinds[-2:-1] == [SCHEDULED]:
+    counted = 0
+    for before, kind in pairwise((None, *kinds)):
+        if kind is RUNNING:
+            counted += 1
+        elif kind is FAILED:
+            counted = 0
+        elif before is RUNNING and kind in TERMINAL:
+            counted -= 1
+    run.pardoned = run.attempts - counted
+    if kinds[-1] is not FAILED and kinds[-2:-1] == [SCHEDULED]:
         run.expected_start_at = expected_start_at
-    else:
-        run.pardoned = min(run.attempts, 1)
 
 
 async def rest_of_delay(run: Run) -> None:
@@ -156,24 +189,27 @@ async def rest_of_delay(run: Run) -> None:
     left = (run.expected_start_at - run.core.clock.now()) / 1e6
     if left > 0:
         transition(run, SCHEDULED, "AwaitingRetry", f"The next attempt is in {left:g} s.")
-        await anyio.sleep(left)
+        if run.on_the_spot:
+            run.core.clock.block(left)
+        else:
+            await anyio.sleep(left)
 
 
 async def record_step(run: Run, outcome: Outcome) -> Outcome:
     """See a step's outcome on disk before anybody is given it; a result that can't be kept fails the run."""
-    if run.ended or outcome.type not in (COMPLETED, FAILED):
+    if run.ended or run.handed_back or outcome.type not in (COMPLETED, FAILED):
         return outcome
     if outcome.type is COMPLETED and (missed := _missed(run)):
         error = StepMismatch(run.definition.name, missed)
         run.error = format_error(error)
         outcome = Outcome(FAILED, "Failed", f"{run.kind.capitalize()} run raised {describe(error)}", error)
-    if run.parent is None or isinstance(outcome.data, StepMismatch):
+    if not run.is_step or isinstance(outcome.data, StepMismatch):
         return outcome
     core = run.core
     try:
         serializer = run.definition.serializer if outcome.type is COMPLETED else FAILURE
         value = serialize(outcome.data, serializer) if outcome.type is COMPLETED else encode_failure(outcome)
-        record = Record(value, serializer, run.id, core.clock.now(), None, _about(run))
+        record = Record(value, serializer, run.id, core.clock.now(), None, _about(run, outcome))
         core.journal.keep(f"step:{run.step}", record)
         await run.told(core.journal.commit())
     except (ResultNotSerializable, JournalError) as error:
@@ -182,17 +218,20 @@ async def record_step(run: Run, outcome: Outcome) -> Outcome:
     return outcome
 
 
-def _about(run: Run) -> dict[str, str]:
+def _about(run: Run, outcome: Outcome) -> dict[str, str]:
     assert run.parent is not None
     assert run.parent.step is not None
     parent = run.parent.step.partition("/")[2]
-    return {"parent": parent, "call": _call(run), "inputs": run.inputs, "code": run.definition.source}
+    about = {"parent": parent, "call": _call(run), "inputs": run.inputs, "code": run.definition.source}
+    if (outcome.name, outcome.message) != ("Completed", ""):
+        about |= {"state": outcome.name, "message": outcome.message}
+    return about
 
 
 def _missed(run: Run) -> str:
     """In words, how the body of a run took another way than the recorded one; empty when it did not."""
     past = run.past
-    if past is None or past.on_mismatch != "raise" or run.step is None:
+    if past is None or past.on_mismatch != "raise" or not past.is_whole or run.step is None:
         return ""
     left = [step for step in past.recorded.get(run.step, {}) if step not in past.asked]
     if not left:
@@ -224,7 +263,10 @@ async def look_back(run: Run) -> None:
     journal = run.core.journal
     run.steps = None
     await run.told(journal.commit())
+    before = run.past
     run.past = await run.told(journal.past(run.step.partition("/")[0]))
+    if before is not None:
+        run.past.on_mismatch = before.on_mismatch
 
 
 # --- sleeping --------------------------------------------------------------------------------------------------
@@ -248,11 +290,11 @@ async def sleep(seconds: float) -> None:
     if record is None:
         now = clock.now()
         about = {"parent": run.step.partition("/")[2], "call": f"sleep({seconds:g})"}
-        until = serialize(now + int(seconds * 1e6), "msgpack")
+        until = serialize(now + int(min(seconds, FOR_EVER) * 1e6), "msgpack")
         record = Record(until, "msgpack", run.core.new_id(), now, None, about)
         journal.keep(f"step:{step}", record)
         await journal.commit()
-    await anyio.sleep(max(0.0, (unserialize(record) - clock.now()) / 1e6))
+    await anyio.sleep(math.inf if seconds > FOR_EVER else max(0.0, (unserialize(record) - clock.now()) / 1e6))
 
 
 async def sleep_until(when: datetime) -> None:

@@ -92,7 +92,7 @@ async def _restarted(run: Run, earlier: Earlier, on_conflict: OnConflict) -> boo
     go_on(run, taken.expected_start_at)
     if run.step is not None:
         run.past = await run.core.journal.past(run.id)
-        run.past.on_mismatch = run.definition.on_mismatch
+        run.past.on_mismatch, run.past.is_whole = run.definition.on_mismatch, True
     return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import (
     Any,
@@ -17,6 +18,7 @@ from typing import (
     overload,
 )
 
+import anyio
 import attrs
 
 from .caching import SERIALIZERS, Serializer
@@ -136,6 +138,8 @@ class Flow(Definition[P, R_co], Generic[P, R_co]):
             run.host = None
         if host.cancelled_for:
             raise RunCancelled(run.name, host.cancelled_for)
+        if isinstance(error, RunCancelled) and anyio.current_effective_deadline() == -math.inf:
+            raise RunCancelled(run.name, run.cancel_reason or "its caller was cancelled")  # the body met its own end
         if error is not None:
             return self._failure(run, error)
         return verdict(run, value, self.options.final_state)

@@ -20,7 +20,7 @@ import anyio
 from .arguments import Upstream, resolve, state_of, value_of
 from .context import CURRENT
 from .core import logger
-from .durable import look_back, record_step, replay, rest_of_delay
+from .durable import look_back, record_step, replay, rest_of_delay, stands_anew
 from .errors import (
     Fail,
     JournalError,
@@ -143,7 +143,7 @@ async def foregone(run: Run) -> Outcome | None:
     outcome = await admit(run) if run.waits_on or run.definition.rule is not None else None
     if outcome is None and run.definition.validates:
         outcome = run.definition.refuse(run)
-    if outcome is None and run.past is not None and run.parent is not None:
+    if outcome is None and run.past is not None and run.is_step:
         outcome = await replay(run)
     if outcome is None and run.transaction is not None and run.transaction.cause is not None:
         outcome = failure(run, RolledBack(run.transaction.cause))
@@ -170,6 +170,9 @@ async def admit(run: Run) -> Outcome | None:
     for upstream, _ in upstreams:
         if isinstance(upstream, Future):
             upstream.taken()
+    if run.past is not None:
+        run.stands_anew = stands_anew([upstream.run for upstream, _ in upstreams if isinstance(upstream, Future)])
+        run.upstream_ids = [run_id for upstream, _ in upstreams if (run_id := upstream.run_id) is not None]
     run.waits_on = ()
     return None
 
@@ -316,17 +319,21 @@ def failure(run: Run, error: Exception, name: str = "Failed", message: str = "")
 def interrupted(run: Run, error: BaseException) -> Outcome:
     """The outcome of a run that was ended from outside: Cancelled by its host, or Crashed by anything else."""
     if isinstance(error, RunCancelled):
-        return Outcome(CANCELLED, "Cancelled", str(error), error)
+        return Outcome(CANCELLED, _cancelled_name(run.cancel_reason), str(error), error)
     if isinstance(error, Exception):
         return failure(run, error)
     crash = run.crash or error
     if run.crash is None and _is_cancellation(error):
         reason = run.cancel_reason or "its caller was cancelled"
-        name = "Interrupted" if reason == CLOSED else "Cancelled"
+        name = _cancelled_name(reason)
         return Outcome(CANCELLED, name, f"Cancelled: {reason}.", RunCancelled(run.name, reason))
     run.error = format_error(crash)
     message = f"Crash detected! Execution was interrupted by {describe(crash)}"
     return Outcome(CRASHED, "Crashed", message, crash)
+
+
+def _cancelled_name(reason: str) -> str:
+    return "Interrupted" if reason == CLOSED else "Cancelled"
 
 
 def _is_cancellation(error: BaseException) -> bool:

@@ -172,6 +172,8 @@ class Past:
     unfinished: dict[str, Earlier] = attrs.field(factory=dict)
     on_mismatch: OnMismatch = "accept"
     """What to do when the run takes another way than the recorded one."""
+    is_whole: bool = False
+    """Whether it is the run's own way that is recorded, which it has to take again; not so in a retry, or a fork."""
     retries_failures: bool = True
     """Whether recorded failures are tried again, or handed back."""
     asked: set[str] = attrs.field(factory=set)

@@ -7,13 +7,13 @@ runs it. What its steps recorded is then handed back by `durable.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import anyio
 
 from .core import Core, logger
-from .durable import go_on
-from .errors import JournalError, RunNotResumable, UndertowError
+from .durable import FAILURE, go_on
+from .errors import InvalidOption, JournalError, RunNotResumable, UndertowError
 from .memo import unserialize
 from .ports import OnMismatch, Past
 from .registry import find_definition
@@ -39,24 +39,30 @@ async def resumed(
     Failures that are recorded in it are tried again if the run itself has failed, unless `retries_failures` says
     otherwise: after a crash, what it went on with is what it had been given.
     """
+    _check(on_mismatch)
     definition, args, kwargs = await _started(core, run_id)
     await core.journal.commit()
+    run: Run = definition.make_run(args, kwargs, core=core, run_id=run_id, parentless=True)
+    if run.step is None:
+        raise RunNotResumable(run_id, f"its flow {definition.name!r} is not durable any more")
     entry = (SCHEDULED, "Resuming", "", core.clock.now())
     earlier = await core.journal.claim(run_id, types, entry)
     if earlier is None:
         wanted = " or ".join(map(str.capitalize, types))
         raise RunNotResumable(run_id, f"it is not in a state to resume from: {wanted} (perhaps it completed, or runs)")
-    run: Run = definition.make_run(args, kwargs, core=core, run_id=run_id, parentless=True)
     run.history = earlier.history
     run.core.observe(run)
     go_on(run, earlier.expected_start_at)
     run.past = past = await _past(core, run, on_mismatch)
-    past.retries_failures = run.history[-2][0] is FAILED if retries_failures is None else retries_failures
+    ended = run.history[-2][0]
+    past.retries_failures = ended is FAILED if retries_failures is None else retries_failures
+    past.is_whole = ended is not CANCELLED and _takes_the_same_way(past)
     return run
 
 
 async def forked(core: Core, run_id: str, at: str, new_id: str | None, on_mismatch: OnMismatch | None) -> Run:
     """A new durable run with the parameters of a recorded one, and with what it recorded before the step `at`."""
+    _check(on_mismatch)
     definition, args, kwargs = await _started(core, run_id)
     await core.journal.commit()
     step = _step(run_id, at, await core.journal.past(run_id))
@@ -68,6 +74,15 @@ async def forked(core: Core, run_id: str, at: str, new_id: str | None, on_mismat
     return run
 
 
+def _takes_the_same_way(past: Past) -> bool:
+    """Whether a body that is handed what is recorded must do what it did: not if something may end otherwise now."""
+    if any(earlier.history[-1][0] is CANCELLED for earlier in past.unfinished.values()):
+        return False
+    if not past.retries_failures:
+        return True
+    return not any(record.serializer == FAILURE for records in past.recorded.values() for record in records.values())
+
+
 def _step(run_id: str, at: str, past: Past) -> str:
     """The id of the one run inside that begins with `at`. Raises `RunNotResumable`."""
     ids = {record.run_id for records in past.recorded.values() for record in records.values()}
@@ -77,6 +92,11 @@ def _step(run_id: str, at: str, past: Past) -> str:
         how_many = "no step" if not found else f"{len(found)} steps"
         raise RunNotResumable(run_id, f"{how_many} in it has the id {at!r}; give the id of one of its task runs")
     return found[0]
+
+
+def _check(on_mismatch: object) -> None:
+    if on_mismatch is not None and on_mismatch not in get_args(OnMismatch):
+        raise InvalidOption("on_mismatch", on_mismatch, f"one of {', '.join(map(repr, get_args(OnMismatch)))}")
 
 
 async def _started(core: Core, run_id: str) -> tuple[Any, list[Any], dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from .errors import Fail, InvalidOption, RetryAfter
+from .errors import Fail, InvalidOption, RetryAfter, StepMismatch
 from .ports import Randomness
 
 Delays: TypeAlias = float | Sequence[float] | Callable[[int], Sequence[float]]
@@ -68,7 +68,7 @@ class RetryPolicy:
 
         The condition function is asked separately, because it may be a coroutine function.
         """
-        if attempts > self.retries or elapsed >= self.max_elapsed or isinstance(error, Fail):
+        if attempts > self.retries or elapsed >= self.max_elapsed or isinstance(error, Fail | StepMismatch):
             return False
         if isinstance(error, self.give_up_on):
             return False

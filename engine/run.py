@@ -125,6 +125,10 @@ class Run:
     """How often each call was made inside it, in this attempt."""
     past: Past | None = None
     """What was recorded about its durable tree, when it runs again."""
+    handed_back: bool = False
+    """It was not run: its outcome was recorded in an earlier life of its durable flow."""
+    stands_anew: bool = False
+    """Something that it depends on has run anew, so what is recorded of it does not count."""
     pardoned: int = 0
     """Attempts that don't count against its retries: those of an earlier life."""
     expected_start_at: int | None = None
@@ -160,6 +164,11 @@ class Run:
     @property
     def ended(self) -> bool:
         return self.history[-1][0] in TERMINAL
+
+    @property
+    def is_step(self) -> bool:
+        """Whether it is part of a durable run, and not the outermost of it."""
+        return self.step is not None and not self.step.endswith("/")
 
     def state(self) -> State[Any]:
         """What it is in now, without any data."""

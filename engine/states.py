@@ -84,6 +84,7 @@ TRANSITIONS: Mapping[tuple[StateType, StateType], str] = {
     (SCHEDULED, RUNNING): "its retry delay is over, or its slot is free",
     (SCHEDULED, CANCELLING): "cancellation asked for",
     (SCHEDULED, CANCELLED): "cancelled before it began",
+    (SCHEDULED, COMPLETED): "it was resumed, and its result was recorded or cached before",
     (SCHEDULED, FAILED): "its time to wait ran out",
     (SCHEDULED, CRASHED): "its process ended",
     (SCHEDULED, SKIPPED): "another run of the same schedule is still going",
