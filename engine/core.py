@@ -112,10 +112,8 @@ class Core:
         )
         if definition.kind == "flow":
             run.tally = Tally()
-        transaction = TRANSACTION.get()
-        if transaction is not None:
-            run.transaction = transaction
-            transaction.entered(run)
+        if not parentless:
+            run.transaction = TRANSACTION.get()
         return run
 
     @contextmanager

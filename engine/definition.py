@@ -332,6 +332,8 @@ class Definition(Generic[P, R_co]):
             if run.core.is_default or in_event_loop():
                 raise NoHost(self.name)
             host = run.host = run.core.portal.host()
+        if run.transaction is not None:
+            run.transaction.entered(run)
         future: Future[Any] = Future(run, host)
         host.spawn(member, run, future)
         return future

@@ -140,6 +140,8 @@ async def _handed_back(run: Run, record: Record, past: Past) -> Outcome | None:
         record = record if loaded is None else loaded
     outcome = recorded_outcome(run, record)
     run.handed_back = True
+    if run.transaction is not None:
+        await run.transaction.bring_back(run)
     if about.get("forked"):
         return outcome
     run.id = record.run_id
@@ -218,13 +220,20 @@ async def record_step(run: Run, outcome: Outcome) -> Outcome:
     return outcome
 
 
-def _about(run: Run, outcome: Outcome) -> dict[str, str]:
+def _about(run: Run, outcome: Outcome) -> dict[str, Any]:
     assert run.parent is not None
     assert run.parent.step is not None
     parent = run.parent.step.partition("/")[2]
-    about = {"parent": parent, "call": _call(run), "inputs": run.inputs, "code": run.definition.source}
+    about: dict[str, Any] = {
+        "parent": parent,
+        "call": _call(run),
+        "inputs": run.inputs,
+        "code": run.definition.source,
+    }
     if (outcome.name, outcome.message) != ("Completed", ""):
         about |= {"state": outcome.name, "message": outcome.message}
+    if run.transaction is not None and run.kind == "task" and outcome.type is COMPLETED and outcome.name != "Cached":
+        about |= {"task": run.definition.key, "transactions": run.transaction.path}
     return about
 
 

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
 
 import anyio
-import attrs
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from .context import CURRENT
@@ -75,6 +74,9 @@ class Future(Generic[R_co]):
     def __await__(self) -> Generator[Any, Any, R_co]:
         if self._outcome is None or self._outcome.type is CANCELLED:
             yield from self.settled().__await__()
+        outcome = self._outcome
+        if outcome is not None and type(outcome.data) is Spilled:
+            return (yield from outcome.data.fetch().__await__())  # type: ignore[no-any-return]
         value: R_co = self._value()
         return value
 
@@ -148,8 +150,6 @@ class Future(Generic[R_co]):
         """How the run ended. Raises `RunUnfinished` while it has not."""
         if self._outcome is None:
             raise RunUnfinished(self.run.name, self.state.name)
-        if type(self._outcome.data) is Spilled:
-            return attrs.evolve(self._outcome, data=self._outcome.data.load())
         return self._outcome
 
     def taken(self) -> Outcome:
@@ -241,7 +241,7 @@ class Future(Generic[R_co]):
 def deliver(outcome: Outcome, run: Run, raise_on_failure: bool = True) -> Any:
     """The value of an outcome as a caller gets it: the result, or the run's own exception raised (or returned)."""
     if outcome.type is COMPLETED and not isinstance(outcome.data, State):
-        return outcome.data
+        return outcome.data.load() if type(outcome.data) is Spilled else outcome.data
     state = outcome.state(run)
     if not raise_on_failure:
         return state.result(raise_on_failure=False)

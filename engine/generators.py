@@ -13,7 +13,7 @@ from anyio.from_thread import run as run_in_loop
 
 from .context import CURRENT
 from .futures import deliver
-from .pipeline import admit, begin, drive, failure, finish, interrupted, release_slots, take_slots
+from .pipeline import admit, begin, drive, failure, finish, interrupted, refused, release_slots, take_slots
 from .prints import printing
 from .run import Outcome, Run
 from .states import COMPLETED
@@ -25,7 +25,7 @@ _EXHAUSTED = object()
 async def _enter(run: Run) -> Outcome | None:
     """Everything before the first item; an outcome means that there will be none."""
     try:
-        outcome = await admit(run) if run.waits_on else None
+        outcome = await admit(run) if run.waits_on else refused(run)
         if outcome is None:
             await take_slots(run)
             await begin(run)

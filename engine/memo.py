@@ -21,6 +21,9 @@ from .states import COMPLETED, FAILED
 from .tracebacks import describe, format_error
 from .waking import Waker
 
+LAST_MOMENT = 2**63 - 1
+"""The last microsecond that a journal can write down."""
+
 POLL_SECONDS = 0.02
 """How often to look whether another process has computed a result."""
 
@@ -106,8 +109,9 @@ async def _looked_up(run: Run) -> Outcome | None:
     if caching.refresh:
         return None
     key = f"cache:{run.cache_key}"
+    held = None if run.transaction is None else run.transaction.held(key)
     try:
-        return _cached(run, caching, await run.told(journal.load(key)))
+        return _cached(run, caching, held or await run.told(journal.load(key)))
     except ResultUnreadable as error:
         logger.warning("The cached result of task %r is computed anew. %s", run.definition.name, error)
         journal.discard(key)
@@ -133,6 +137,8 @@ def remember(run: Run, outcome: Outcome) -> Outcome:
         return _not_kept(run, error)
     now = run.core.clock.now()
     expires = None if caching.expiration is None else now + int(caching.expiration.total_seconds() * 1e6)
+    if expires is not None and expires > LAST_MOMENT:
+        expires = None
     record = Record(value, caching.serializer, run.id, now, expires)
     keep = run.core.journal.keep if run.transaction is None else run.transaction.hold
     keep(f"cache:{run.cache_key}", record)

@@ -9,7 +9,8 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any, get_args, get_origin
+from typing import Any, TypeAlias, get_args, get_origin
+from weakref import WeakKeyDictionary
 
 from .errors import ParameterInvalid
 
@@ -48,8 +49,9 @@ def validate(flow: str, fn: Callable[..., Any], parameters: Mapping[str, Any]) -
     A value that is an instance of its annotated class passes as it is. Others go through pydantic where the program
     has imported it; without it, a plain class is required and anything more elaborate is let through.
     """
-    hints = _hints(fn)
-    kinds = {name: parameter.kind for name, parameter in inspect.signature(fn).parameters.items()}
+    hints, kinds = _annotations(fn)
+    if not hints.keys() & parameters.keys():
+        return dict(parameters)
     checked = dict(parameters)
     for name, value in parameters.items():
         if name not in hints:
@@ -63,11 +65,24 @@ def validate(flow: str, fn: Callable[..., Any], parameters: Mapping[str, Any]) -
     return checked
 
 
-def _hints(fn: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(fn)
-    except (NameError, TypeError, AttributeError):
-        return {}  # an annotation that can't be evaluated here checks nothing
+Annotations: TypeAlias = "tuple[dict[str, Any], dict[str, Any]]"
+
+_known: WeakKeyDictionary[Callable[..., Any], Annotations] = WeakKeyDictionary()
+
+
+def _annotations(fn: Callable[..., Any]) -> Annotations:
+    """The types that a function's parameters are to have, and the kinds of parameters; looked up once."""
+    plain = isinstance(fn, types.FunctionType)
+    known = _known.get(fn) if plain else None
+    if known is None:
+        try:
+            hints = typing.get_type_hints(fn)
+        except (NameError, TypeError, AttributeError):
+            return {}, {}  # an annotation that can't be evaluated here, or not yet, checks nothing
+        known = hints, {name: parameter.kind for name, parameter in inspect.signature(fn).parameters.items()}
+        if plain:
+            _known[fn] = known
+    return known
 
 
 def _checked(flow: str, name: str, value: Any, hint: Any) -> Any:

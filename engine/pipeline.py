@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import anyio
 
 from .arguments import Upstream, resolve, state_of, value_of
-from .context import CURRENT
+from .context import CURRENT, TRANSACTION
 from .core import logger
 from .durable import look_back, record_step, replay, rest_of_delay, stands_anew
 from .errors import (
@@ -58,6 +58,8 @@ T = TypeVar("T")
 
 async def execute(run: Run, in_own_task: bool = False) -> Outcome:
     """Live the run's life and return how it ended."""
+    if run.transaction is not None:
+        run.transaction.entered(run)
     try:
         if in_own_task and anyio.current_effective_deadline() == -math.inf:
             # The body of what was cancelled before it began never starts. (Not left to a checkpoint: while the host's
@@ -92,6 +94,7 @@ async def execute(run: Run, in_own_task: bool = False) -> Outcome:
 
 async def member(run: Run, future: Future[Any]) -> None:
     """A submitted run's life, as a member of its host's task group."""
+    TRANSACTION.set(run.transaction)
     HELD.set(())  # a block around `submit` holds its slots for itself: the member may well outlive it
     try:
         outcome = await execute(run, in_own_task=True)
@@ -145,11 +148,17 @@ async def foregone(run: Run) -> Outcome | None:
         outcome = run.definition.refuse(run)
     if outcome is None and run.past is not None and run.is_step:
         outcome = await replay(run)
-    if outcome is None and run.transaction is not None and run.transaction.cause is not None:
-        outcome = failure(run, RolledBack(run.transaction.cause))
+    if outcome is None:
+        outcome = refused(run)
     if outcome is None and run.definition.caching is not None:
         outcome = await recall(run)
     return outcome
+
+
+def refused(run: Run) -> Outcome | None:
+    """The outcome of a run that would be new in a transaction which is being rolled back."""
+    cause = None if run.transaction is None else run.transaction.doomed
+    return None if cause is None else failure(run, RolledBack(cause))
 
 
 async def admit(run: Run) -> Outcome | None:

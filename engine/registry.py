@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from .errors import RunNotResumable
+from .tracebacks import describe
 
 if TYPE_CHECKING:
     from .definition import Definition
@@ -24,14 +25,18 @@ def find_definition(run_id: str, key: str) -> Definition[..., Any]:
     """The definition that a recorded run is of; imports its module where need be. Raises `RunNotResumable`."""
     found = _definitions.get(key)
     module = key
+    trouble = "import the module that defines it first"
     while found is None and "." in module:
         module = module.rpartition(".")[0]
         if module not in sys.modules:
             try:
                 importlib.import_module(module)
-            except ImportError:
+            except ModuleNotFoundError:
+                continue
+            except Exception as error:
+                trouble = f"importing {module} raises {describe(error)}"
                 continue
         found = _definitions.get(key)
     if found is None:
-        raise RunNotResumable(run_id, f"its flow {key} is not loaded; import the module that defines it first")
+        raise RunNotResumable(run_id, f"its flow {key} is not loaded; {trouble}")
     return found

@@ -12,21 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from .codec import decode, encode
-from .errors import JournalClosed, ResultNotSerializable, ResultUnreadable
+from . import codec
+from .errors import JournalClosed, ResultUnreadable
 from .ports import Journal, Record
-from .states import COMPLETED
 
 if TYPE_CHECKING:
     from .core import Core
     from .futures import Future
     from .run import Outcome
 
-KEPT_MICROSECONDS = 24 * 3600 * 1_000_000
-"""How long a result stays in the journal that a process left there by dying."""
 
-
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Spilled:
     """Stands for a value that is in the journal."""
 
@@ -35,17 +31,19 @@ class Spilled:
 
     def load(self) -> Any:
         """The value; holds the thread for the moment that it takes. Raises `ResultUnreadable`."""
-        record = self.journal.load(self.key).wait()
-        if record is None or record.value is None:
-            raise ResultUnreadable("it is not in the journal any more")
-        return decode(record.value)
+        return _value(self.journal.load(self.key).wait())
 
-    def discard(self) -> None:
-        """Nobody will ask for it any more."""
-        try:
-            self.journal.discard(self.key)
-        except JournalClosed:
-            return  # it expires by itself
+    async def fetch(self) -> Any:
+        """The value; for an event loop. Raises `ResultUnreadable`."""
+        return _value(await self.journal.load(self.key))
+
+
+def _discard(journal: Journal, key: str) -> None:
+    """Nobody will ask for it any more."""
+    try:
+        journal.discard(key)
+    except JournalClosed:
+        return  # it goes with its owner
 
 
 class Budget:
@@ -57,26 +55,34 @@ class Budget:
 
     def keep(self, future: Future[Any], outcome: Outcome) -> Outcome:
         """The outcome as the future is to hold it."""
-        if outcome.type is not COMPLETED or outcome.data is None:
+        if outcome.type != "COMPLETED" or outcome.data is None:
             return outcome
         try:
-            value = encode(outcome.data)
-        except ResultNotSerializable:
+            value = codec.encode(outcome.data)
+        except Exception:  # also what an encoder of the user's raises: this is no place to fail the run
             return outcome
+        if len(value) > codec.MAX_BYTES:
+            return outcome  # it would not be read back
         if self.used + len(value) <= self.most:
             self.used += len(value)
             weakref.finalize(future, self._give_back, len(value)).atexit = False
             return outcome
-        spilled = _spill(future.run.core, future.run.id, value)
-        weakref.finalize(future, spilled.discard).atexit = False
+        spilled = _spill(future.run.core, value)
+        # With the value that stands for it, not with the future: a state of the run may be held for longer.
+        weakref.finalize(spilled, _discard, spilled.journal, spilled.key).atexit = False
         return attrs.evolve(outcome, data=spilled)
 
     def _give_back(self, size: int) -> None:
         self.used -= size
 
 
-def _spill(core: Core, run_id: str, value: bytes) -> Spilled:
-    now = core.clock.now()
-    spilled = Spilled(core.journal, f"spill:{run_id}")
-    core.journal.keep(spilled.key, Record(value, "msgpack", run_id, now, now + KEPT_MICROSECONDS))
+def _spill(core: Core, value: bytes) -> Spilled:
+    spilled = Spilled(core.journal, f"spill:{core.new_id()}")  # not the run's id: others may hold its result too
+    core.journal.keep(spilled.key, Record(value, "msgpack", "", core.clock.now()))
     return spilled
+
+
+def _value(record: Record | None) -> Any:
+    if record is None or record.value is None:
+        raise ResultUnreadable("it is not in the journal any more")
+    return codec.decode(record.value)

@@ -40,6 +40,7 @@ from .errors import (
     RunSkipped,
     RunUnfinished,
 )
+from .spill import Spilled
 
 if TYPE_CHECKING:
     from .run import Run
@@ -183,10 +184,15 @@ class State(Generic[R_co]):
     type: StateType = attrs.field(converter=StateType)
     name: str = attrs.field(default=attrs.Factory(lambda self: self.type.capitalize(), takes_self=True))
     message: str = ""
-    data: Any = attrs.field(default=None, repr=False)
+    _data: Any = attrs.field(default=None, repr=False)
     at: int = attrs.field(default=0, repr=False)
     run_id: str | None = attrs.field(default=None, repr=False)
     run_name: str = attrs.field(default="", repr=False)
+
+    @property
+    def data(self) -> Any:
+        """The result or the exception. Raises `ResultUnreadable` and `JournalError`s for one that was spilled."""
+        return self._data.load() if type(self._data) is Spilled else self._data
 
     @property
     def timestamp(self) -> datetime:

@@ -229,11 +229,13 @@ class Task(Definition[P, R_co], Generic[P, R_co]):
     def on_commit(self, hook: HookT) -> HookT:
         """Add a hook, as a decorator: `@write.on_commit`."""
         self.on_commit_hooks = (*self.on_commit_hooks, *check_hooks("on_commit", hook))
+        self.options = attrs.evolve(self.options, on_commit=self.on_commit_hooks)
         return hook
 
     def on_rollback(self, hook: HookT) -> HookT:
         """Add a hook, as a decorator: `@write.on_rollback`."""
         self.on_rollback_hooks = (*self.on_rollback_hooks, *check_hooks("on_rollback", hook))
+        self.options = attrs.evolve(self.options, on_rollback=self.on_rollback_hooks)
         return hook
 
     # --- as a method -------------------------------------------------------------------------------------------

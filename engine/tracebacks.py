@@ -28,7 +28,10 @@ MAX_LENGTH = 64 * 1024
 
 def describe(error: BaseException) -> str:
     """`ValueError: no rows`, on one line of bounded length."""
-    text = " ".join(str(error).split())
+    try:
+        text = " ".join(str(error).split())
+    except Exception:
+        text = ""  # its own fault, and no reason to lose it
     return f"{type(error).__name__}: {text[:500]}" if text else type(error).__name__
 
 

@@ -13,23 +13,27 @@ import inspect
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import anyio
 import attrs
+from anyio import NoEventLoopError
 from anyio.from_thread import run as run_in_loop
 
 from .codec import decode, encode
 from .context import CURRENT, TRANSACTION, current_core
 from .core import Core, logger
-from .durable import next_step
-from .errors import RolledBack, WouldBlock
+from .durable import next_step, recorded_outcome
+from .errors import JournalError, RolledBack, WouldBlock
 from .ports import Record
+from .registry import find_definition
+from .run import Outcome, Run, RunView
 from .states import COMPLETED, RUNNING, transition
+from .tracebacks import describe
 from .waking import Reply, Waker, in_event_loop, standing_aside
 
 if TYPE_CHECKING:
-    from .run import Outcome, Run, RunView
+    from .ports import Past
 
 
 @attrs.frozen
@@ -49,6 +53,14 @@ class Part:
         self.transaction.set(name, value)
 
 
+class Done(NamedTuple):
+    """A completed task run, what its hooks are to be given, and the transaction that it was made in."""
+
+    run: Run
+    result: Any
+    transaction: Transaction
+
+
 class Transaction:
     """The runs of one `transaction()` block. `async with` in async code, `with` in a thread."""
 
@@ -59,19 +71,21 @@ class Transaction:
         """Why it is rolled back, once that has begun, perhaps in an earlier process."""
         self._data: dict[str, Any] = {}
         self._open: set[Run] = set()
-        self._done: list[tuple[Run, Any]] = []
+        self._done: list[Done] = []
         self._held: dict[str, Record] = {}
         self._wake: Callable[[], object] | None = None
         self._waits_here = False
         self._step: str | None = None
+        self._over = False
 
     # --- data ------------------------------------------------------------------------------------------------------
 
     def set(self, name: str, value: Any) -> None:
         """Remember something for the hooks. In a durable flow it is recorded, so it has to be serializable."""
-        self._data[name] = value
+        data = self._data | {name: value}
         if self._step is not None:
-            self._record("data", encode(self._data))
+            self._record("data", encode(data))
+        self._data = data
 
     def get(self, name: str, default: Any = None) -> Any:
         """What was `set` here, or in a transaction around this one; else `default`."""
@@ -81,14 +95,34 @@ class Transaction:
 
     # --- its runs --------------------------------------------------------------------------------------------------
 
+    @property
+    def doomed(self) -> str | None:
+        """Why what is inside is rolled back, for its own sake or that of a transaction around it."""
+        return self.cause or (None if self.outer is None else self.outer.doomed)
+
+    @property
+    def path(self) -> list[str]:
+        """In a durable flow, what identifies it and the transactions around it, itself first."""
+        own = [] if self._step is None else [self._step.rpartition("/")[2]]
+        return own if self.outer is None else own + self.outer.path
+
     def entered(self, run: Run) -> None:
-        """A run was made inside."""
-        self._open.add(run)
+        """The life of a run that was made inside begins: leaving the block waits for its end."""
+        if not self._over:
+            self._open.add(run)
+        elif self.outer is not None:
+            run.transaction = self.outer
+            self.outer.entered(run)
+        else:
+            run.transaction = None
 
     def left(self, run: Run, outcome: Outcome) -> None:
         """A run that was made inside has ended."""
         if outcome.type is COMPLETED and outcome.name != "Cached" and run.kind == "task":
-            self._done.append((run, outcome.data if run.definition.has_parts else None))
+            if self._over:
+                logger.error("Task run %r completed when its transaction was over, and is no part of it.", run.name)
+            else:
+                self._done.append(Done(run, outcome.data if run.definition.has_parts else None, self))
         self._open.discard(run)
         if self._wake is not None and not self._open:
             self._wake()
@@ -96,6 +130,10 @@ class Transaction:
     def hold(self, key: str, record: Record) -> None:
         """Keep a cached result only when the transaction is committed."""
         self._held[key] = record
+
+    def held(self, key: str) -> Record | None:
+        """A cached result that is to be kept, of this transaction or one around it."""
+        return self._held.get(key) or (None if self.outer is None else self.outer.held(key))
 
     # --- the block -------------------------------------------------------------------------------------------------
 
@@ -107,14 +145,20 @@ class Transaction:
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
         TRANSACTION.set(self.outer)
+        if isinstance(error, GeneratorExit):
+            return  # the coroutine is being thrown away: nothing can be awaited any more
+        interrupt: BaseException | None = None
         if error is None:
-            await self._runs_ended()
-            await self._end(None)
-        else:
-            with anyio.CancelScope(shield=True):
-                with anyio.move_on_after(self._core.finish_seconds):
-                    await self._runs_ended()
-                await self._end(error)
+            try:
+                await self._runs_ended()
+            except BaseException as raised:
+                error = interrupt = raised
+        with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(self._core.finish_seconds):
+                await self._runs_ended()
+            await self._end(error)
+        if interrupt is not None:
+            raise interrupt
 
     def __enter__(self) -> Transaction:
         if in_event_loop():
@@ -125,8 +169,16 @@ class Transaction:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         TRANSACTION.set(self.outer)
-        _on_the_spot(self._runs_ended())
+        interrupt: BaseException | None = None
+        if error is None:
+            try:
+                self._wait_here(None)
+            except BaseException as raised:
+                error = interrupt = raised
+        self._wait_here(self._core.finish_seconds)
         _on_the_spot(self._end(error))
+        if interrupt is not None:
+            raise interrupt
 
     async def _begin(self) -> None:
         run = CURRENT.get()
@@ -136,11 +188,86 @@ class Transaction:
         if run is not None and run.step is not None:
             self._step = next_step(run, "undertow.transaction", self.key or "")
             if run.past is not None:
-                begun = run.past.recorded.get(run.step, {}).get(self._step)
-                self.cause = None if begun is None else await self._value(self._step, begun)
-                data = run.past.recorded.get(self._step, {}).get(f"{self._step}.data")
-                self._data = {} if data is None else await self._value(f"{self._step}.data", data)
+                await self._look_back(run.past, run.past.recorded.get(run.step, {}))
         TRANSACTION.set(self)
+
+    async def _look_back(self, past: Past, around: dict[str, Record]) -> None:
+        """Read what is recorded of this transaction; where one that was rolled back is tried again, begin anew."""
+        assert self._step is not None
+        own = past.recorded.get(self._step, {})
+        if past.retries_failures and f"{self._step}.ended" in own:
+            self._begin_anew(past, around)
+            return
+        begun, data = around.get(self._step), own.get(f"{self._step}.data")
+        self.cause = None if begun is None else await self._value(self._step, begun)
+        self._data = {} if data is None else await self._value(f"{self._step}.data", data)
+
+    def _begin_anew(self, past: Past, around: dict[str, Record]) -> None:
+        """Forget the runs that were undone, and those that they ran in; and last, that they were."""
+        assert self._step is not None
+        root, _, _ = self._step.partition("/")
+        own = past.recorded.pop(self._step)
+        inside = {step: where for where, records in past.recorded.items() for step in records}
+        undone = {f"{root}/{name.rpartition('.')[2]}" for name in own if ".rollback." in name}
+        for step in undone:
+            while (where := inside.pop(step, None)) is not None:
+                self._forget(past.recorded[where], step)
+                step = where if where != self._run_step else ""
+        for name in own:
+            self._core.journal.discard(f"step:{name}")
+        self._forget(around, self._step)
+
+    def _forget(self, records: dict[str, Record], step: str) -> None:
+        del records[step]
+        self._core.journal.discard(f"step:{step}")
+
+    @property
+    def _run_step(self) -> str:
+        """Of the run that it is opened in."""
+        return "" if self._run is None or self._run.step is None else self._run.step
+
+    async def bring_back(self, run: Run) -> None:
+        """Take in what ran inside a run that is handed back, in an earlier process: here it won't run."""
+        past = run.past
+        assert past is not None
+        assert run.step is not None
+        for step, record in sorted(past.recorded.get(run.step, {}).items(), key=lambda item: item[1].run_id):
+            about = record.about or {}
+            if "task" not in about:
+                await self._bring_back_inside(run, step, record)
+                continue
+            blocks = [f"{run.step.partition('/')[0]}/{each}" for each in about["transactions"]]
+            inner = blocks[: blocks.index(self._step)] if self._step in blocks else []
+            if any(f"{block}.rollback.{step.rpartition('/')[2]}" in past.recorded.get(block, {}) for block in inner):
+                continue  # its own transaction has undone it
+            child = await self._bring_back_inside(run, step, record)
+            child.definition = find_definition(run.id, about["task"])
+            self._done.append(Done(child, await self._result(child, step, record), await self._remade(past, inner)))
+
+    async def _bring_back_inside(self, run: Run, step: str, record: Record) -> Run:
+        child = Run(
+            record.run_id, run.definition, run.core, run, (), {}, [(COMPLETED, "Completed", "", record.kept_at)],
+            frozenset(), run.flow, None, step=step, past=run.past, recorded=True, transaction=self,
+        )  # fmt: skip
+        await self.bring_back(child)
+        return child
+
+    async def _result(self, run: Run, step: str, record: Record) -> Any:
+        if not run.definition.has_parts:
+            return None
+        if record.value is None:
+            record = await self._told(self._core.journal.load(f"step:{step}")) or record
+        return recorded_outcome(run, record).data
+
+    async def _remade(self, past: Past, blocks: list[str]) -> Transaction:
+        """A transaction inside this one again, of a run that is handed back: what was set in it, for the hooks."""
+        if not blocks:
+            return self
+        made = Transaction()
+        made.outer = await self._remade(past, blocks[1:])
+        data = past.recorded.get(blocks[0], {}).get(f"{blocks[0]}.data")
+        made._data = {} if data is None else await self._value(f"{blocks[0]}.data", data)
+        return made
 
     async def _value(self, step: str, record: Record) -> Any:
         if record.value is None:
@@ -149,52 +276,56 @@ class Transaction:
 
     async def _runs_ended(self) -> None:
         """Wait until every run that was made inside has ended."""
-        if not self._open:
-            return
-        if self._waits_here:
-            flag = threading.Event()
-            self._wake = flag.set
-            if self._open:
-                with standing_aside():
-                    flag.wait()
-        else:
+        if self._open:
             waker = Waker()
             self._wake = waker.wake
             if self._open:
                 await waker.wait()
 
+    def _wait_here(self, seconds: float | None) -> None:
+        """`_runs_ended`, holding the thread, for so long at most."""
+        if self._open:
+            flag = threading.Event()
+            self._wake = flag.set
+            if self._open:
+                with standing_aside():
+                    flag.wait(seconds)
+
     async def _end(self, error: BaseException | None) -> None:
-        if error is not None or self.cause is not None:
-            await self._roll_back(error)
-        elif self.outer is not None:
-            self.outer._done += self._done
-            self.outer._held |= self._held
-        else:
-            await self._commit()
-        self._done.clear()
-        self._held.clear()
+        self._over = True
+        try:
+            if error is not None or self.cause is not None:
+                await self._roll_back(error)
+            elif self.outer is not None:
+                self.outer._done += self._done
+                self.outer._held |= self._held
+            else:
+                await self._commit()
+        finally:
+            self._done.clear()
+            self._held.clear()
 
     async def _commit(self) -> None:
         for key, record in self._held.items():
             self._core.journal.keep(key, record)
-        for run, result in self._done:
-            await self._call_hooks("commit", run, result)
+        for done in self._done:
+            await self._call_hooks("commit", done)
 
     async def _roll_back(self, error: BaseException | None) -> None:
         if self.cause is None:
-            self.cause = f"{type(error).__name__}: {error}"
-            if self._step is not None:
-                self._record(None, encode(self.cause))
-                await self._told(self._core.journal.commit())
-        for run, result in reversed(self._done):
-            if await self._call_hooks("rollback", run, result):
-                await self._mark(run)
+            assert error is not None
+            self.cause = _words(error)
+            await self._say(None, encode(self.cause))
+        for done in reversed(self._done):
+            await self._call_hooks("rollback", done)
+            await self._mark(done.run)
+        await self._say("ended", encode(None))
         if error is None:
             raise RolledBack(self.cause)
 
     async def _mark(self, run: Run) -> None:
-        """Have the run's record say that it was rolled back."""
-        if run.recorded and run.past is not None:
+        """Have the run's record say that it was rolled back, unless it does."""
+        if len(run.history) == 1:
             # It was handed back; its story is in the journal alone.
             earlier = await self._told(self._core.journal.find(run.id))
             if earlier is not None:
@@ -205,29 +336,28 @@ class Transaction:
 
     # --- hooks -----------------------------------------------------------------------------------------------------
 
-    async def _call_hooks(self, when: Literal["commit", "rollback"], run: Run, result: Any) -> bool:
+    async def _call_hooks(self, when: Literal["commit", "rollback"], done: Done) -> None:
         """Call a run's hooks, unless an earlier process did; one that raises is logged and stops none of the others."""
+        run = done.run
         name = f"{when}.{(run.step or run.id).rpartition('/')[2]}"
         past = self._run.past if self._run is not None else None
         if past is not None and self._step is not None and f"{self._step}.{name}" in past.recorded.get(self._step, {}):
-            return False
+            return
         hooks = run.definition.on_commit_hooks if when == "commit" else run.definition.on_rollback_hooks
-        part = Part(run.view(), result, self)
+        part = Part(run.view(), done.result, done.transaction)
         for hook in hooks:
             try:
                 await self._call(hook, part)
             except Exception:
                 logger.exception("on_%s hook %r of task run %r raised.", when, hook, run.name)
-        if self._step is not None and hooks:
-            self._record(name, encode(None))
-            await self._told(self._core.journal.commit())
-        return True
+        if hooks or when == "rollback":
+            await self._say(name, encode(None), at_once=bool(hooks))
 
     async def _call(self, hook: Callable[[Part], Any], part: Part) -> None:
         if self._waits_here:
             answer = hook(part)
             if inspect.isawaitable(answer):
-                run_in_loop(_awaited, answer, token=self._core.portal.host().token)
+                run_in_loop(_awaited, answer, self._core.finish_seconds, token=self._core.portal.host().token)
             return
         with anyio.fail_after(self._core.finish_seconds, shield=True):
             answer = hook(part)
@@ -235,6 +365,23 @@ class Transaction:
                 await answer
 
     # --- records ---------------------------------------------------------------------------------------------------
+
+    async def _say(self, name: str | None, value: bytes, at_once: bool = True) -> None:
+        """Record how far it came, in a durable flow; a journal that fails keeps no hook from being called."""
+        if self._step is None:
+            return
+        try:
+            self._record(name, value)
+            if not at_once:
+                return
+            reply = self._core.journal.commit()
+            if self._waits_here:
+                reply.wait()
+            else:
+                with anyio.move_on_after(self._core.finish_seconds, shield=True):
+                    await reply
+        except JournalError as error:
+            logger.error("How far a transaction came is not on disk. %s", error)
 
     def _record(self, name: str | None, value: bytes) -> None:
         assert self._step is not None
@@ -249,8 +396,19 @@ class Transaction:
         return reply.wait() if self._waits_here else await reply
 
 
-async def _awaited(answer: Any) -> Any:
-    return await answer
+async def _awaited(answer: Any, seconds: float) -> Any:
+    with anyio.fail_after(seconds):
+        return await answer
+
+
+def _words(error: BaseException) -> str:
+    """Why a transaction is rolled back."""
+    try:
+        if isinstance(error, anyio.get_cancelled_exc_class()):
+            return "it was cancelled"
+    except NoEventLoopError:
+        pass  # in a thread nothing is cancelled
+    return describe(error)
 
 
 def _on_the_spot(coroutine: Any) -> None:

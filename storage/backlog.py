@@ -18,6 +18,9 @@ from ..engine.waking import Reply, Waker
 MAX_RUNS = 10_000
 """Runs beyond which new ones wait."""
 
+MAX_BYTES = 16 * 1024 * 1024
+"""Bytes of results beyond which new runs wait."""
+
 MAX_LOGS = 10_000
 """Log records beyond which further ones are dropped."""
 
@@ -45,6 +48,7 @@ class Backlog:
         self.asked: deque[Reply[None]] = deque()
         """Those who wait for the commit of what was said before they asked."""
         self.crowded = False
+        self._bytes = 0
         self._gates: dict[int, Waker] = {}
 
     def __bool__(self) -> bool:
@@ -55,6 +59,24 @@ class Backlog:
         self.runs.append(run)
         if len(self.runs) > MAX_RUNS:
             self.crowded = True
+
+    def keep(self, key: str, record: Record | None) -> None:
+        """Put what is to be kept under a key in the place of what waited under it."""
+        self._count(self.results.get(key), -1)
+        self._count(record, 1)
+        self.results[key] = record
+        if self._bytes > MAX_BYTES:
+            self.crowded = True
+
+    def kept(self, key: str, record: Record | None) -> None:
+        """This was written; what came under the same key meanwhile still waits."""
+        if self.results.get(key, self) is record:
+            del self.results[key]
+            self._count(record, -1)
+
+    def _count(self, record: Record | None, sign: int) -> None:
+        if record is not None and record.value is not None:
+            self._bytes += sign * len(record.value)
 
     def log(self, line: LogLine) -> None:
         """Add a log record, or count it as dropped."""
@@ -73,8 +95,10 @@ class Backlog:
 
     def put_back(self, runs: list[Run]) -> None:
         """These could not be written; those that changed meanwhile are here again already."""
+        # Not told by their flags: a group may fail before its rows are made, with every flag still set.
+        here = set(self.runs)
         for run in runs:
-            if not run.recorded:
+            if run not in here:
                 run.recorded = True
                 self.runs.append(run)
 
@@ -82,7 +106,7 @@ class Backlog:
 
     def look(self) -> None:
         """See whether it is crowded, and let those in who waited for room."""
-        self.crowded = len(self.runs) > MAX_RUNS
+        self.crowded = len(self.runs) > MAX_RUNS or self._bytes > MAX_BYTES
         while self._gates and not self.crowded:
             self._gates.popitem()[1].wake()
 

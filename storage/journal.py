@@ -25,7 +25,7 @@ from ..engine.waking import Reply
 from . import again
 from .backlog import Backlog, LogLine
 from .opening import MEMORY, prepare, translate
-from .retention import Retention
+from .retention import Retention, sweep
 from .schema import DURABILITIES, Durability
 from .service import Service
 
@@ -94,7 +94,7 @@ class SQLiteJournal:
 
     def _change(self, key: str, record: Record | None) -> None:
         service = self._running()
-        self._backlog.results[key] = record
+        self._backlog.keep(key, record)
         if not service.roused:
             service.rouse()
 
@@ -230,7 +230,8 @@ def _nobody_listens(run_id: str, reason: str) -> None:
 
 
 async def _tidy(service: Service, retention: Retention, files: Path) -> None:
-    await retention.tidy(service.connection, files)
+    await retention.tidy(service.connection)
+    await sweep(service.connection, files)
 
 
 _abandoned: list[ExitStack] = []

@@ -44,8 +44,11 @@ UPDATE run SET
 WHERE owner = :owner AND ended_at IS NULL
 """
 
-FREE = "DELETE FROM result WHERE key >= 'flight:' AND key < 'flight;' AND run_id = ?"
-"""Reserved keys of an owner, whose number they carry."""
+FREE = """
+DELETE FROM result
+WHERE (key >= 'flight:' AND key < 'flight;' OR key >= 'spill:' AND key < 'spill;') AND run_id = ?
+"""
+"""Reserved keys and spilled results of an owner, whose number they carry."""
 
 
 @attrs.frozen

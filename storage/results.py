@@ -26,15 +26,18 @@ SELECT = "SELECT value, file, serializer, run_id, kept_at, expires_at, about FRO
 DELETE = "DELETE FROM result WHERE key = ?"
 
 
-def row(key: str, record: Record, folder: Path | None) -> Sequence[Any]:
-    """The values of `INSERT`; what is big goes to a file in `folder`, where there is one."""
+def row(key: str, record: Record, folder: Path | None, owner: int) -> Sequence[Any]:
+    """The values of `INSERT`; what is big goes to a file in `folder`, where there is one.
+
+    What is no run's, but waits here for the process that owns it, has the owner's number in the place of the run's id.
+    """
     value = record.value
     file: str | None = None
     if value is not None and len(value) > MAX_INLINE_BYTES and folder is not None:
         file = write_file(folder, value)
         value = None
     about = None if record.about is None else json.dumps(record.about)
-    return (key, value, file, record.serializer, record.run_id, record.kept_at, record.expires_at, about)
+    return (key, value, file, record.serializer, record.run_id or str(owner), record.kept_at, record.expires_at, about)
 
 
 def record(found: Sequence[Any], folder: Path) -> Record:

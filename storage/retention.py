@@ -1,11 +1,14 @@
 """Retention: what is too old goes, in small steps between the writer's own, so that no statement holds it up for long.
 
 Outermost runs that have ended go with all that ran inside them, their log records and their kept results. Expired
-cached results go in any case. A result's file goes when no result refers to it any more.
+cached results go in any case. A result's file goes when no result refers to it any more, some time later.
 """
 
 from __future__ import annotations
 
+import asyncio
+import json
+import logging
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -16,6 +19,8 @@ import aiosqlite
 import attrs
 
 from ..engine.errors import InvalidOption
+
+logger = logging.getLogger("undertow")
 
 CHUNK = 1000
 """Rows that one statement deletes at most."""
@@ -34,16 +39,25 @@ SELECT id FROM run WHERE parent_run_id IS NULL AND ended_at IS NOT NULL AND kind
 LIMIT ? OFFSET ?
 """
 LEAVES = """
-DELETE FROM run WHERE id IN (
-    SELECT id FROM run AS child
-    WHERE parent_run_id = ? AND NOT EXISTS (SELECT 1 FROM run WHERE parent_run_id = child.id) LIMIT ?)
+SELECT id FROM run AS child
+WHERE parent_run_id = ? AND NOT EXISTS (SELECT 1 FROM run WHERE parent_run_id = child.id) LIMIT ?
 """
-LOGS = "DELETE FROM log WHERE seq IN (SELECT seq FROM log WHERE run_id = ? LIMIT ?)"
+INSIDE = "SELECT id FROM run WHERE parent_run_id = ? LIMIT ?"
+LOGS = """
+DELETE FROM log WHERE seq IN (
+    SELECT seq FROM log WHERE run_id IN (SELECT value FROM json_each(?)) LIMIT ?) RETURNING seq
+"""
+OWN = """
+DELETE FROM result WHERE key IN (
+    SELECT prefix || value FROM json_each(?), (SELECT 'start:' AS prefix UNION ALL SELECT 'run:')) RETURNING file
+"""
+DURABLE = "SELECT id FROM run WHERE id IN (SELECT value FROM json_each(?)) AND step = id || '/'"
 STEPS = """
 DELETE FROM result WHERE key IN (
     SELECT key FROM result WHERE key >= 'step:' || ?1 || '/' AND key < 'step:' || ?1 || '0' LIMIT ?2) RETURNING file
 """
-OWN = "DELETE FROM result WHERE key IN ('start:' || ?1, 'run:' || ?1) RETURNING file"
+RUNS = "DELETE FROM run WHERE id IN (SELECT value FROM json_each(?))"
+USED = "SELECT 1 FROM result WHERE file = ? LIMIT 1"
 EXPIRED = "DELETE FROM result WHERE key IN (SELECT key FROM result WHERE expires_at < ? LIMIT ?) RETURNING file"
 
 
@@ -61,62 +75,71 @@ class Retention:
         if runs is not None and (isinstance(runs, bool) or not isinstance(runs, int) or runs < 0):
             raise InvalidOption("keep_runs", runs, "a whole number, 0 or more")
 
-    async def tidy(self, connection: aiosqlite.Connection, files: Path) -> None:
-        """One pass: remove what has to go, as far as one pass removes."""
+    async def tidy(self, connection: aiosqlite.Connection) -> bool:
+        """One pass: remove what has to go, as far as one pass removes; whether there may be more."""
         now = time.time_ns() // 1000
-        dropped = await _deleted(connection, EXPIRED, now, CHUNK)
+        expired = await _column(connection, EXPIRED, now, CHUNK)
         doomed: list[str] = []
         if self.keep_for is not None:
             doomed += await _column(connection, TOO_OLD, now - int(self.keep_for.total_seconds() * 1e6), ROOTS)
         if self.keep_runs is not None:
             doomed += await _column(connection, TOO_MANY, ROOTS, self.keep_runs)
         for root in dict.fromkeys(doomed):
-            dropped += await _remove(connection, root)
-        for name in set(dropped):
-            await _drop_file(connection, files, name)
+            await _remove(connection, root)
+        return len(expired) == CHUNK or len(doomed) >= ROOTS
 
 
-async def _remove(connection: aiosqlite.Connection, root: str) -> list[str]:
+async def sweep(connection: aiosqlite.Connection, folder: Path) -> None:
+    """Remove the files that no result refers to: of results that are gone, or of a process that died writing."""
+    for file in await asyncio.to_thread(_old_files, folder):
+        if not await _column(connection, USED, file.name) and _is_old(file):
+            try:
+                file.unlink(missing_ok=True)
+            except OSError as error:
+                logger.warning("The result's file %s is of no use and can't be removed: %s", file, error.strerror)
+
+
+def _old_files(folder: Path) -> list[Path]:
+    try:
+        return [file for file in folder.iterdir() if _is_old(file)]
+    except FileNotFoundError:
+        return []  # there never was a big result
+
+
+def _is_old(file: Path) -> bool:
+    try:
+        return time.time() - file.stat().st_mtime > SAFE_SECONDS
+    except FileNotFoundError:
+        return False  # another process was faster
+
+
+async def _remove(connection: aiosqlite.Connection, root: str) -> None:
     """Remove an outermost run, from the leaves up; its own row last, so that a crash leaves nothing out of reach."""
-    dropped: list[str] = []
     line = [root]
     while line:
         run = line[-1]
-        if await _count(connection, LEAVES, run, CHUNK):
-            continue
-        inside = await _column(connection, "SELECT id FROM run WHERE parent_run_id = ? LIMIT 1", run)
-        if inside:
+        if leaves := await _column(connection, LEAVES, run, CHUNK):
+            await _erase(connection, leaves)
+        elif inside := await _column(connection, INSIDE, run, CHUNK):
             line += inside
-            continue
-        while await _count(connection, LOGS, run, CHUNK):
-            continue
-        dropped += await _deleted(connection, OWN, run)
-        if run == root:
-            while files := await _deleted(connection, STEPS, run, CHUNK):
-                dropped += files
-        await connection.execute("DELETE FROM run WHERE id = ?", (run,))
-        line.pop()
-    return [name for name in dropped if name]
+        else:
+            await _erase(connection, [run])
+            line.pop()
 
 
-async def _drop_file(connection: aiosqlite.Connection, files: Path, name: str) -> None:
-    used = await _column(connection, "SELECT 1 FROM result WHERE file = ? LIMIT 1", name)
-    file = files / name
-    if not used and file.exists() and time.time() - file.stat().st_mtime > SAFE_SECONDS:
-        file.unlink()
+async def _erase(connection: aiosqlite.Connection, runs: Sequence[str]) -> None:
+    """Remove runs that have no others inside them; what belongs to them first."""
+    ids = json.dumps(runs)
+    while await _column(connection, LOGS, ids, CHUNK):
+        continue
+    for run in await _column(connection, DURABLE, ids):
+        while await _column(connection, STEPS, run, CHUNK):
+            continue
+    await _column(connection, OWN, ids)
+    await connection.execute(RUNS, (ids,))
 
 
 async def _column(connection: aiosqlite.Connection, sql: str, *values: Any) -> list[Any]:
     async with connection.execute(sql, values) as cursor:
         rows: Sequence[Any] = list(await cursor.fetchall())
     return [row[0] for row in rows]
-
-
-async def _deleted(connection: aiosqlite.Connection, sql: str, *values: Any) -> list[Any]:
-    """What the deleted rows had as their file; `""` for those that had none."""
-    return [file or "" for file in await _column(connection, sql, *values)]
-
-
-async def _count(connection: aiosqlite.Connection, sql: str, *values: Any) -> int:
-    async with connection.execute(sql, values) as cursor:
-        return cursor.rowcount

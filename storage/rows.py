@@ -18,12 +18,26 @@ MAX_ROWS = 500
 """Rows of one statement. SQLite allows 32 766 parameters; longer statements cost memory and save no time."""
 
 
+SIZES = (1, 4, 16, 64, 256, MAX_ROWS)
+"""How many rows a statement has: few sizes, so that SQLite need not prepare one anew for every group."""
+
+
+def _size(rows: int) -> int:
+    return next(size for size in SIZES if size >= rows)
+
+
 def statement(rows: int) -> str:
-    """SQL that writes that many rows; a row that is there already gets the new story."""
+    """SQL that writes that many rows, or more of which the last are NULL; a row that is there gets the new story."""
+    return _statement(_size(rows))
+
+
+@lru_cache(maxsize=len(SIZES))
+def _statement(size: int) -> str:
     row = f"({', '.join('?' * len(COLUMNS))})"
     news = ", ".join(f"{column} = excluded.{column}" for column in STORY)
     return (
-        f"INSERT INTO run ({', '.join(COLUMNS)}) VALUES {', '.join([row] * rows)} ON CONFLICT (id) DO UPDATE SET {news}"
+        f"INSERT INTO run ({', '.join(COLUMNS)}) SELECT * FROM (VALUES {', '.join([row] * size)})"
+        f" WHERE column1 IS NOT NULL ON CONFLICT (id) DO UPDATE SET {news}"
     )
 
 
@@ -36,7 +50,7 @@ def log_statement(lines: int) -> str:
 
 
 def parameters(runs: Iterable[Run], owner: int) -> list[Any]:
-    """The statement's parameters for these runs.
+    """The parameters of the statement for these runs.
 
     Called in the writer's thread while the runs go on in theirs: all that changes about a run is read from one copy
     of its history, so a row is consistent in itself, and a later change brings a later row.
@@ -51,12 +65,12 @@ def parameters(runs: Iterable[Run], owner: int) -> list[Any]:
         values += (
             run.id,
             definition.kind,
-            _clean(definition.name),
+            clean(definition.name),
             None if parent is None else parent.id,
             None if run.flow is parent else "" if run.flow is None else run.flow.id,
             _tags(run.tags) if run.tags else None,
             run.step,
-            None if run.given_name is None else _clean(run.given_name),
+            None if run.given_name is None else clean(run.given_name),
             state_type,
             _first_running(history),
             at if state_type in TERMINAL else None,
@@ -65,6 +79,8 @@ def parameters(runs: Iterable[Run], owner: int) -> list[Any]:
             owner,
             _details(run),
         )
+    rows = len(values) // len(COLUMNS)
+    values += [None] * ((_size(rows) - rows) * len(COLUMNS))
     return values
 
 
@@ -85,12 +101,12 @@ def _details(run: Run) -> str | None:
         "upstreams": run.upstream_ids or None,
         "expected_start_at": run.expected_start_at,
         "call": run.call,
-        "error": None if run.error is None else _clean(run.error),
+        "error": None if run.error is None else clean(run.error),
     }
     return json.dumps({name: value for name, value in details.items() if value is not None})
 
 
-def _clean(value: object) -> str:
+def clean(value: object) -> str:
     """A text that SQLite gives back whole: NUL, and what UTF-8 can't say, stand as escapes."""
     text = str(value).replace("\0", "\\x00")
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
@@ -109,7 +125,7 @@ def _history(history: list[Entry]) -> str:
 
 @lru_cache(maxsize=1024)
 def _head(kind: StateType, name: str, message: str) -> str:
-    return json.dumps([kind, _clean(name), _clean(message)])[1:-1]
+    return json.dumps([kind, clean(name), clean(message)])[1:-1]
 
 
 @lru_cache(maxsize=1024)

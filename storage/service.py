@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import sqlite3
 import time
 from collections import deque
@@ -19,13 +20,14 @@ from typing import Any, TypeVar
 import aiosqlite
 
 from ..engine.errors import JournalClosed, JournalError
+from ..engine.ports import Record
 from ..engine.run import Run
 from ..engine.waking import Reply
 from . import owners, requests, results
 from .backlog import Backlog
 from .opening import MEMORY, check, translate
-from .retention import Retention
-from .rows import MAX_ROWS, log_statement, parameters, statement
+from .retention import Retention, sweep
+from .rows import MAX_ROWS, clean, log_statement, parameters, statement
 from .schema import SCHEMA, Durability
 
 T = TypeVar("T")
@@ -42,6 +44,9 @@ RETRY_SECONDS = 0.5
 
 REQUEST_SECONDS = 0.5
 """How often to look whether another process asks for a run to be cancelled."""
+
+SWEEP_SECONDS = 600.0
+"""How often to look for results' files that nothing refers to."""
 
 PEER_SECONDS = 5.0
 """How often to look whether another process that uses the journal has died."""
@@ -93,9 +98,11 @@ class Service:
             try:
                 reply.settle(await question(*values))
             except sqlite3.Error as error:
-                reply.settle(error=translate(self.path, error))
+                reply.settle(error=self._closed() if self.closing else translate(self.path, error))
             except Exception as error:
-                reply.settle(error=error)
+                reply.settle(error=self._closed() if self.closing else error)
+            finally:
+                reply.settle(error=self._closed())  # counts only for a question that the closing has cut off
 
         self._post(lambda: self._background.append(self._loop.create_task(ask())))
 
@@ -103,15 +110,17 @@ class Service:
         try:
             self._loop.call_soon_threadsafe(fn)
         except RuntimeError:
-            raise JournalClosed(self.path, "it has just been closed", "Open an engine again.") from None
+            raise self._closed() from None
+
+    def _closed(self) -> JournalClosed:
+        return JournalClosed(self.path, "it is closed", "Open an engine here.")
 
     # --- opening and closing -------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._go = asyncio.Event()
-        # No statement cache: a group's statement is as long as the group, and seldom comes twice.
-        self.connection = await aiosqlite.connect(self.path, isolation_level=None, cached_statements=0)
+        self.connection = await aiosqlite.connect(self.path, isolation_level=None, cached_statements=16)
         try:
             await self._prepare()
         except BaseException:
@@ -160,12 +169,17 @@ class Service:
 
     async def _watch(self) -> None:
         """Every few seconds, look after processes that died and after what need not be kept."""
+        swept_at = -math.inf
         while True:
+            more = False
             try:
-                await self._retention.tidy(self.connection, self._files)
-            except sqlite3.Error as error:
-                logger.warning("%s", translate(self.path, error))
-            await asyncio.sleep(PEER_SECONDS)
+                more = await self._retention.tidy(self.connection)
+                if time.monotonic() - swept_at > SWEEP_SECONDS:
+                    await sweep(self.connection, self._files)
+                    swept_at = time.monotonic()
+            except (sqlite3.Error, OSError) as error:
+                logger.warning("%s", self._told(error))
+            await asyncio.sleep(0 if more else PEER_SECONDS)
             try:
                 await owners.bury_the_dead(self.connection, self.owner)
             except sqlite3.Error as error:
@@ -248,17 +262,24 @@ class Service:
         """Write the kept results; they are on disk before the run that says so."""
         waiting = self._backlog.results
         for key, record in list(waiting.items()):
-            if record is None:
-                await self.connection.execute(results.DELETE, (key,))
-            else:
-                files = None if self.path == MEMORY else self._files
-                await self.connection.execute(results.INSERT, results.row(key, record, files))
-            if waiting.get(key, self) is record:
-                del waiting[key]
+            try:
+                await self._write_result(key, record)
+            except (sqlite3.Error, OSError):
+                raise
+            except Exception:  # no fault of the file's: it would fail again and again, and all else with it
+                logger.exception("The result under %r can't be written to the journal.", key)
+            self._backlog.kept(key, record)
+
+    async def _write_result(self, key: str, record: Record | None) -> None:
+        if record is None:
+            await self.connection.execute(results.DELETE, (key,))
+        else:
+            files = None if self.path == MEMORY else self._files
+            await self.connection.execute(results.INSERT, results.row(key, record, files, self.owner))
 
     async def _write_logs(self) -> None:
         while lines := self._backlog.take_logs(MAX_ROWS):
-            values = [value for line in lines for value in line]
+            values = [clean(value) if isinstance(value, str) else value for line in lines for value in line]
             try:
                 await self.connection.execute(log_statement(len(lines)), values)
             except sqlite3.Error:

@@ -13,7 +13,9 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from undertow import Engine, flow, quote, task, wait_async
+from undertow import INPUTS, Engine, Part, flow, quote, register_type, task, transaction, wait_async
+from undertow.engine.ports import Record
+from undertow.storage import backlog
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -79,8 +81,9 @@ def resident() -> int:
 
 @pytest.mark.real_time
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_hundred_thousand_calls(anyio_backend: str, tmp_path: Path) -> None:
+async def test_a_hundred_thousand_calls(anyio_backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """100 000 awaited calls in one flow, each returning 1 kB and journaled on disk, take less than 5 MB."""
+    monkeypatch.setattr(backlog, "MAX_RUNS", 1000)  # on a busy machine more of them would wait to be written
 
     @task
     async def kilobyte(number: int) -> bytes:
@@ -376,3 +379,182 @@ def test_no_run_of_a_script_waits_for_the_collector(sync_engine: Engine, runs: A
     del value
     assert alive() == 0
     assert list(runs) == []
+
+
+# --- generators --------------------------------------------------------------------------------------------------
+
+
+@task
+async def stream_of(make: Callable[[], Any], number: int) -> Any:
+    for _ in range(number):
+        yield make()
+
+
+@task
+def stream_of_here(make: Callable[[], Any], number: int) -> Any:
+    for _ in range(number):
+        yield make()
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_million_items(anyio_backend: str, engine: Engine) -> None:
+    """A generator task that yields 1 000 000 items of 1 kB, async or sync, is flat."""
+
+    def kilobyte() -> bytes:
+        return bytes(1024)
+
+    before, most, number = resident(), 0, 0
+    async for _ in stream_of(kilobyte, 1_000_000):
+        number += 1
+        if number % 100_000 == 0:
+            most = max(most, resident() - before)
+    for _ in stream_of_here(kilobyte, 1_000_000):
+        number += 1
+        if number % 100_000 == 0:
+            most = max(most, resident() - before)
+    assert number == 2_000_000
+    assert most < 5_000_000
+
+
+def consume_here() -> None:
+    for _ in stream_of_here(Blob, 100):
+        assert alive() <= 2
+
+
+async def test_items_go_one_after_another(engine: Engine, runs: Any) -> None:
+    """Of the items of a generator task only the last one is held, until the next; a generator that ended holds none."""
+
+    async def consume() -> None:
+        async for _ in stream_of(Blob, 100):
+            assert alive() <= 2
+
+    async def body() -> None:
+        await consume()
+        consume_here()
+        assert alive() == 0
+        unfinished = stream_of(Blob, 100)
+        await anext(unfinished)
+        await unfinished.aclose()
+        unfinished_here = stream_of_here(Blob, 100)
+        next(unfinished_here)
+        unfinished_here.close()
+        del unfinished, unfinished_here
+        assert alive() == 0
+        assert len(runs) == 1
+
+    await in_a_flow(body)
+
+
+@pytest.mark.real_time
+def test_items_in_a_script(sync_engine: Engine, runs: Any) -> None:
+    """In a script too only the last item of a generator task is held, and the run goes with the generator."""
+    consume_here()
+    assert alive() == 0
+    assert list(runs) == []
+
+
+# --- what is recorded --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def writable_blobs() -> None:
+    """Blobs can be written to a journal; each time one is read it is a new one."""
+    register_type(Blob, "Blob", lambda blob: "blob", lambda plain: Blob())
+
+
+def undo(part: Part) -> None:
+    """A hook that looks at what it is given."""
+    assert isinstance(part.result, Blob)
+
+
+@pytest.mark.parametrize("ending", ["commit", "rollback", "cancellation"])
+async def test_nothing_is_left_of_a_transaction(engine: Engine, runs: Any, ending: str) -> None:
+    """A block holds the results that its hooks are to be given until it has ended, and then nothing."""
+    write = task(on_commit=undo, on_rollback=undo)(make.fn)
+    blocks: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    async def body() -> None:
+        async with transaction() as outer:
+            blocks.add(outer)
+            outer.set("blob", Blob())
+            await write()
+            write.submit()
+            async with transaction() as inner:
+                blocks.add(inner)
+                await make()
+                await write()
+            del outer, inner
+            await anyio.sleep(1)
+            assert alive() == 4
+            if ending == "cancellation":
+                await anyio.sleep_forever()
+            if ending == "rollback":
+                raise Broken(0)
+
+    with anyio.move_on_after(10):
+        try:
+            await in_a_flow(body)
+        except Broken:
+            assert ending == "rollback"
+    await checkpoint()  # until then the loop itself holds the exception that it last threw into this task
+    assert alive() == 0
+    assert list(blocks) == []
+    assert [run.name for run in runs.values() if run.kind == "task"] == []
+
+
+async def test_nothing_is_left_of_a_durable_run(engine: Engine, runs: Any, writable_blobs: None) -> None:
+    """A durable flow, retried and with its steps handed back, leaves nothing behind that waits for the collector."""
+    attempts = 0
+
+    @flow(durable=True, retries=1)
+    async def outer() -> Blob:
+        nonlocal attempts
+        attempts += 1
+        async with transaction():
+            await use(await make())
+            await make.submit(Blob())
+        values = await make.map([1, 2, 3])
+        if attempts == 1:
+            raise Broken(len(values))
+        return values[0]
+
+    value = await outer()
+    assert alive() == 1
+    del value
+    assert alive() == 0
+    assert list(runs) == []
+
+
+async def test_nothing_is_left_of_cached_runs(engine: Engine, runs: Any, writable_blobs: None) -> None:
+    """Runs that wait for a cached result, and runs with a chosen id, are let go of as any others."""
+    cached = task(cache_policy=INPUTS)(make.fn)
+
+    async def body() -> None:
+        futures = cached.map([1] * 5)
+        await futures
+        assert [future.state.name for future in futures].count("Cached") == 4
+        del futures
+        assert await engine.start(make, run_id="chosen")
+        assert alive() == 0
+        assert len(engine.core.enrolled) == 0
+        assert len(runs) == 1
+
+    await in_a_flow(body)
+
+
+@pytest.mark.real_time
+async def test_an_answer_belongs_to_who_asked(tmp_path: Path) -> None:
+    """The journal keeps no answer once it was given, and nothing that was written."""
+    async with Engine(tmp_path / "app.db") as engine:
+        record = Record(b"value", "msgpack", "run", 0)
+        kept = weakref.ref(record)
+        engine.journal.keep("cache:key", record)
+        await engine.journal.commit()
+        del record
+        loaded = await engine.journal.load("cache:key")
+        assert loaded is not None
+        given = weakref.ref(loaded)
+        del loaded
+        await engine.journal.load("cache:nothing")
+        assert (kept(), given()) == (None, None)
