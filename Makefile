@@ -11,12 +11,13 @@ FILES := $(shell find *.py py.typed engine runners storage console -type f -not 
 ENVIRONMENT := .venv/.requirements
 INSTALLED := build/.installed-$(shell echo $(FILES) | cksum | cut -d ' ' -f 1)
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench bench-full clean
 
 # A real job over the standard library's modules, then what its journal says about it.
 demo: $(INSTALLED)
 	$(BIN)/python examples/stdlib_survey.py --journal demo.db --id-file build/demo-run
 	$(BIN)/undertow show "$$(cat build/demo-run)" --journal demo.db
+	$(BIN)/undertow report "$$(cat build/demo-run)" --journal demo.db -o build/demo.html
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
@@ -28,9 +29,16 @@ lint: $(INSTALLED)
 	$(BIN)/mypy --strict tests/typing/*.py examples/*.py
 	$(BIN)/pyright
 
-# Ratios against plain anyio; a table, and a line for each figure in benchmarks/results.jsonl.
+# The budget rows and workloads at small sizes, in minutes; the tables go to build/bench.
 bench: $(INSTALLED)
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks run --scale quick --results build/bench/results.jsonl
+	$(BIN)/python -m benchmarks report --results build/bench/results.jsonl
+
+# Everything at full size, and the peers in environments of their own: hours. Writes benchmarks/RESULTS.md.
+bench-full: $(INSTALLED)
+	$(BIN)/python -m benchmarks peers
+	$(BIN)/python -m benchmarks run --scale full --peers
+	$(BIN)/python -m benchmarks report
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage demo.db demo.db-wal demo.db-shm

@@ -25,7 +25,7 @@ from .engine.enrolment import OnConflict, call_digest, check_choice, enrolled, t
 from .engine.errors import EngineClosed, EngineOpen, InvalidOption
 from .engine.flow import Flow
 from .engine.futures import Future
-from .engine.host import Life, Portal, open_host
+from .engine.host import Host, Life, Portal, open_host
 from .engine.limits import LimitLike, Limits
 from .engine.logs import Logs
 from .engine.pipeline import member
@@ -177,7 +177,7 @@ class Engine:
             async with open_host(keep_members=True, lasting=True) as host:
                 self.core.host = host
                 if self._max_recoveries:
-                    host.serve(self._recovering)
+                    host.serve(self._recovering, host)
                 with self.active():
                     try:
                         yield
@@ -194,8 +194,8 @@ class Engine:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(self.close)
 
-    async def _recovering(self) -> None:
-        await recover(self.core, self._max_recoveries, self._start)
+    async def _recovering(self, host: Host) -> None:
+        await recover(self.core, self._max_recoveries, partial(self._start, host=host))
 
     async def _drain(self) -> None:
         """Let background runs end by themselves for the grace period, then cancel what is left."""
@@ -292,8 +292,7 @@ class Engine:
             raise InvalidOption("start", definition, "a @flow or a @task")
         if not self.core.is_open:
             raise EngineClosed(f"Starting {definition.name}")
-        if run_id is not None:
-            check_choice(run_id, on_conflict)
+        check_choice(run_id, on_conflict)
         run = definition.make_run(args, kwargs, core=self.core, run_id=run_id, parentless=True)
         if run_id is None:
             self.core.journal.record(run)
@@ -305,8 +304,8 @@ class Engine:
             future = self.core.enrolled[run_id] = self._start(run, partial(enrolled, on_conflict=on_conflict))
         return future
 
-    def _start(self, run: Run, life: Life = member) -> Future[Any]:
-        run.host = host = self.core.host or self.core.portal.host()
+    def _start(self, run: Run, life: Life = member, host: Host | None = None) -> Future[Any]:
+        run.host = host = host or self.core.host or self.core.portal.host()
         future: Future[Any] = Future(run, host)
         host.spawn(life, run, future)
         return future

@@ -1,131 +1,147 @@
-"""Runs the workloads in turn, prints a table, and writes a line of JSON a figure to `benchmarks/results.jsonl`."""
+"""The command line: takes figures, builds the peers' environments, writes the report and the breakdown."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
+import subprocess
 import sys
-from collections.abc import Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from . import growth, loop_lag, memory, sequence, startup, submitted, threads
-from .method import BACKENDS, Figure, Round, Workload
+from . import breakdown, environments, report, results
+from .engines import ENGINES, Engine
+from .measure import NotTaken, measured
+from .results import Figure, Run
+from .workloads import SCALES, WORKLOADS, Scale, Workload
 
-MODULES = {
-    "submitted": submitted,
-    "sequence": sequence,
-    "growth": growth,
-    "memory": memory,
-    "threads": threads,
-    "startup": startup,
-    "loop_lag": loop_lag,
-}
-HERE = Path(__file__).parent
-RESULTS = HERE / "results.jsonl"
+PEER_ROUNDS = 3
+"""A peer is measured so often at most: its figures are not close to anything."""
 
 
-def measured(workloads: Sequence[Workload], backends: Sequence[str], repetitions: int, quick: bool) -> list[Figure]:
-    """All figures. Repetitions go around everything else, so a slow minute of the machine falls on all alike."""
-    figures = [
-        Figure(workload, backend)
-        for workload in workloads
-        for backend in workload.backends
-        if backend in backends or backend == "-"
+def taken(engines: Sequence[Engine], works: Sequence[Workload], scale: Scale) -> Iterator[Figure]:
+    """All figures, each as soon as it is complete. Rounds go around everything, so a slow minute falls on all alike."""
+    figures: dict[tuple[str, str, int], list[Figure]] = {}
+    plan = [
+        (work, n) for work in works for n in dict.fromkeys(n for each in engines for n in each.sizes(work, scale.name))
     ]
-    with TemporaryDirectory(prefix=".journals-", dir=HERE) as folder:
-        for number in range(repetitions):
-            for figure in figures:
-                if number > 0 and not figure.workload.repeated:
+    for number in range(scale.rounds):
+        # Who goes first changes, so that nobody gains by a warmer or a cooler machine.
+        order = engines if number % 2 == 0 else engines[::-1]
+        for work, n in plan:
+            for engine in order:
+                if n not in engine.sizes(work, scale.name) or number >= _rounds(engine, scale, n):
                     continue
-                told = f"{number + 1}/{repetitions}  {figure.workload.name}  {figure.backend}"
-                print(f"\r\033[K{told}" if sys.stderr.isatty() else told, end="", file=sys.stderr, flush=True)
-                print(end="" if sys.stderr.isatty() else "\n", file=sys.stderr)
-                with TemporaryDirectory(dir=folder) as place:
-                    turn = Round(number, figure.backend, quick, Path(place))
-                    figure.samples.append(figure.workload.measure(turn))
-    print(file=sys.stderr)
-    return figures
+                key = work.name, engine.name, n
+                if key not in figures:
+                    figures[key] = [Figure(work.name, engine.name, n, unit) for unit in work.units]
+                if not figures[key][0].not_taken:
+                    _say(f"round {number + 1} of {scale.rounds}: {work.name}, {n:,}, {engine.name}")
+                    _sample(figures[key], engine, work, n, scale)
+                if number + 1 == _rounds(engine, scale, n):
+                    yield from figures[key]
 
 
-def table(figures: Sequence[Figure]) -> str:
-    """The figures as text. Where there is something to compare with, the figure is the median ratio and its range."""
-    rows = [("work", "loop", "undertow", "against", "", "figure", "range", "budget", "")]
-    for figure in figures:
-        work, against = figure.workload, figure.against
-        values = figure.values
-        rows.append(
-            (
-                work.name,
-                figure.backend,
-                f"{figure.ours:.3g} {work.unit}",
-                "" if against is None else f"{against:.3g}",
-                work.against,
-                f"{figure.value:.2f}",
-                f"{min(values):.2f}-{max(values):.2f}" if len(values) > 1 else "",
-                "-" if work.budget is None else f"{work.budget:g}",
-                figure.verdict,
-            )
-        )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    right = {3, 5, 6, 7}
-    lines = [
-        "  ".join(
-            cell.rjust(width) if i in right else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    lines.insert(1, "-" * max(map(len, lines)))
-    return "\n".join(line.rstrip() for line in lines)
+def _rounds(engine: Engine, scale: Scale, n: int) -> int:
+    return min(scale.rounds_of(n), PEER_ROUNDS if engine.group == "peer" else scale.rounds)
 
 
-def write(figures: Sequence[Figure], quick: bool) -> None:
-    """One line of JSON a figure, added to the results."""
-    about = {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "quick": quick,
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpus": os.cpu_count(),
-        **{name: version(name) for name in ("undertow", "anyio", "trio", "aiosqlite")},
-    }
-    with RESULTS.open("a", encoding="utf-8") as lines:
+def _sample(figures: Iterable[Figure], engine: Engine, work: Workload, n: int, scale: Scale) -> None:
+    try:
+        answer = measured(engine, work, n, scale)
+    except NotTaken as why:
         for figure in figures:
-            work = figure.workload
-            told = {
-                "work": work.name,
-                "loop": figure.backend,
-                "unit": work.unit,
-                "ours": round(figure.ours, 3),
-                "against": None if figure.against is None else round(figure.against, 3),
-                "figure": round(figure.value, 3),
-                "samples": [round(value, 3) for value in figure.values],
-                "budget": work.budget,
-                "verdict": figure.verdict,
-            }
-            lines.write(json.dumps(told | about, ensure_ascii=False) + "\n")
+            figure.not_taken = str(why)
+            figure.samples.clear()
+        return
+    for figure in figures:
+        figure.samples.append(answer[figure.unit])
+
+
+def _say(what: str) -> None:
+    end, start = ("", "\r\033[K") if sys.stderr.isatty() else ("\n", "")
+    print(f"{start}{what}", end=end, file=sys.stderr, flush=True)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Take figures and write them down, those that are complete also when it is interrupted."""
+    scale = SCALES[options.scale]
+    engines = [engine for engine in ENGINES.values() if _is_wanted(engine, options, scale)]
+    works = [work for work in WORKLOADS.values() if not options.workloads or work.name in options.workloads]
+    at, canaries = results.now(), [results.canary()]
+    figures: list[Figure] = []
+    try:
+        for figure in taken(engines, works, scale):
+            figure.run = at
+            figures.append(figure)
+            canaries += [results.canary()] if len(figures) % 50 == 0 else []
+    finally:
+        canaries.append(results.canary())
+        peers = {each: environments.versions(each).get(_package(each), "?") for each in environments.names()}
+        done = Run(at, scale.name, results.this_machine(), results.our_versions(), peers, canaries)
+        results.write(options.results, done, figures, add=options.add)
+        _say(f"{len(figures)} figures in {options.results}\n")
+
+
+def _package(environment: str) -> str:
+    return {"apscheduler": "APScheduler"}.get(environment, environment)
+
+
+def _is_wanted(engine: Engine, options: argparse.Namespace, scale: Scale) -> bool:
+    if options.engines:
+        return any(engine.name == name or engine.family == name for name in options.engines)
+    if engine.group == "peer":
+        return bool(options.peers)
+    return engine.is_main or scale.variants
+
+
+def peers(options: argparse.Namespace) -> None:
+    """Build the environments of the peers."""
+    for name in options.names or environments.names():
+        _say(f"{name}: {'is there' if environments.is_built(name) else 'is built'}")
+        try:
+            environments.build(name)
+        except subprocess.CalledProcessError as error:
+            _say(f"{name} could not be built ({error}); its figures will say so.")
+
+
+def write_report(options: argparse.Namespace) -> None:
+    """Write RESULTS.md and the charts, and show the budgets."""
+    if not options.results.exists():
+        sys.exit(f"There is no {options.results}: python -m benchmarks run")
+    print(report.write(options.results))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="undertow against plain anyio.")
-    parser.add_argument("modules", nargs="*", metavar="MODULE", help=f"only these: {', '.join(MODULES)} (default: all)")
-    parser.add_argument("--quick", action="store_true", help="fewer repetitions and smaller sizes: about two minutes")
-    parser.add_argument("--repetitions", type=int, help="default: 7, or 3 with --quick")
-    parser.add_argument("--backend", choices=BACKENDS, help="default: both")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="undertow beside others, measured.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("run", help="take figures and write them to results.jsonl")
+    command.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=f"only these of {', '.join(WORKLOADS)}")
+    command.add_argument("--scale", choices=SCALES, default="quick", help="how much of it all (default: quick)")
+    command.add_argument("--peers", action="store_true", help="the peers as well, in environments built beforehand")
+    command.add_argument("--engines", nargs="+", metavar="NAME", help="only these, by name or family")
+    command.add_argument("--add", action="store_true", help="keep the results that are on file")
+    command.add_argument("--results", type=Path, default=results.RESULTS, help="another file (default: results.jsonl)")
+    command.set_defaults(do=run)
+
+    command = commands.add_parser("peers", help="build the peers' environments")
+    command.add_argument("names", nargs="*", metavar="NAME", help=f"only these of {', '.join(environments.names())}")
+    command.set_defaults(do=peers)
+
+    command = commands.add_parser("report", help="write RESULTS.md and charts/ beside the results")
+    command.add_argument("--results", type=Path, default=results.RESULTS)
+    command.set_defaults(do=write_report)
+
+    command = commands.add_parser("breakdown", help="where the microseconds of a task go, into README.md")
+    command.add_argument("--tasks", type=int, default=10_000)
+    command.add_argument("--rounds", type=int, default=5)
+    command.set_defaults(do=lambda options: breakdown.write(options.tasks, options.rounds))
+
     options = parser.parse_args()
-    unknown = set(options.modules) - MODULES.keys()
+    unknown = set(getattr(options, "workloads", ())) - WORKLOADS.keys()
     if unknown:
-        parser.error(f"no module {', '.join(sorted(unknown))}; there are: {', '.join(MODULES)}")
-    workloads = [work for name in options.modules or MODULES for work in MODULES[name].WORKLOADS]
-    backends = [options.backend] if options.backend else list(BACKENDS)
-    figures = measured(workloads, backends, options.repetitions or (3 if options.quick else 7), options.quick)
-    write(figures, options.quick)
-    print(table(figures))
+        parser.error(f"no workload {', '.join(sorted(unknown))}; there are: {', '.join(WORKLOADS)}")
+    options.do(options)
 
 
 if __name__ == "__main__":

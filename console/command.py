@@ -23,13 +23,15 @@ except ModuleNotFoundError as missing:
 
 from ..engine.errors import UndertowError
 from .options import EXIT_CODES, FAILURE, INTERRUPTED, SUCCESS, complain
+from .verbs_act import cancel, resume
 from .verbs_care import completion, doctor, version
+from .verbs_config import config
 from .verbs_draw import graph, report
 from .verbs_logs import logs
 from .verbs_look import ls, show, why
 from .verbs_run import run
 
-VERBS = (run, ls, show, why, logs, graph, report, doctor, completion, version)
+VERBS = (run, ls, show, why, logs, graph, report, resume, cancel, config, doctor, completion, version)
 
 
 class CommandLine(click.Group):

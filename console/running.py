@@ -9,7 +9,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ import anyio
 import attrs
 
 from ..engine.flow import Flow
+from ..engine.recovery import resumed
 from ..engine.run import Run
 from ..engine.states import State
 from ..wiring import Engine, default_journal
+from .progress import progress
 from .wording import safe
 
 
@@ -38,9 +40,17 @@ def journal_path(given: str | None) -> str:
 
 
 def run_flow(
-    flow: Flow[..., Any], arguments: dict[str, Any], path: str, backend: str, on_start: Callable[[Run], None]
+    flow: Flow[..., Any],
+    arguments: dict[str, Any],
+    path: str,
+    backend: str,
+    on_start: Callable[[Run], None],
+    watched: bool = False,
 ) -> Finished:
-    """Run the flow to its end. Raises `JournalError`s when the journal can't be opened."""
+    """Run the flow to its end, with a live view of it if it is watched.
+
+    Raises `JournalError`s when the journal can't be opened.
+    """
     if path == str(default_journal()) and not os.environ.get("UNDERTOW_JOURNAL"):
         Path(path).parent.mkdir(mode=0o700, exist_ok=True)
     finished = Finished()
@@ -52,11 +62,31 @@ def run_flow(
 
     engine = Engine(path, backend=backend, observers=[observe])
     try:
-        if flow.is_async:
-            finished.state = anyio.run(_in_loop, engine, flow, arguments, backend=backend)
-        else:
-            with engine:
-                finished.state = flow(**arguments, return_state=True)
+        with progress(core=engine.core) if watched else contextlib.nullcontext():
+            if flow.is_async:
+                finished.state = anyio.run(_in_loop, engine, flow, arguments, backend=backend)
+            else:
+                with engine:
+                    finished.state = flow(**arguments, return_state=True)
+    except (KeyboardInterrupt, SystemExit) as interrupt:
+        finished.interrupt = interrupt
+    return finished
+
+
+def resume_run(
+    run_id: str, path: str, backend: str, options: Mapping[str, Any], on_start: Callable[[Run], None]
+) -> Finished:
+    """Have a recorded durable run go on to its end. Raises `RunNotResumable` and `JournalError`s."""
+    finished = Finished()
+
+    async def go_on() -> None:
+        async with Engine(path, backend=backend) as engine:
+            finished.run = run = await resumed(engine.core, run_id, **options)
+            on_start(run)
+            finished.state = await run.definition.awaited(run, return_state=True)
+
+    try:
+        anyio.run(go_on, backend=backend)
     except (KeyboardInterrupt, SystemExit) as interrupt:
         finished.interrupt = interrupt
     return finished

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,15 +51,17 @@ def run(target: str, given: tuple[str, ...], backend: str, journal: str | None, 
             finished = running.run_flow(flow, call, path, backend, on_start=lambda run: None)
     else:
         with running.logging_shown():
-            finished = running.run_flow(flow, call, path, backend, on_start=_announce)
-    return _report(finished, journal, as_json)
+            finished = running.run_flow(flow, call, path, backend, on_start=announce, watched=sys.stderr.isatty())
+    return told(finished, journal, as_json)
 
 
-def _announce(run: Run) -> None:
+def announce(run: Run) -> None:
+    """Say which run it is that has begun."""
     hint(f"{safe(run.name)} started, run {run.id}")
 
 
-def _report(finished: running.Finished, given_path: str | None, as_json: bool) -> int:
+def told(finished: running.Finished, given_path: str | None, as_json: bool) -> int:
+    """Say what became of a run, and return the exit code."""
     path = running.journal_path(given_path)
     code = _exit_code(finished)
     if finished.run is None:
@@ -67,8 +70,8 @@ def _report(finished: running.Finished, given_path: str | None, as_json: bool) -
     value = finished.state.result(False) if finished.state is not None and finished.state.is_completed() else None
     page = Page()
     if as_json:
-        told = as_document(family[0]) | {"tasks": queries.tasks_of(family)}
-        page.put_json({"journal": path, "run": told, "result": _plain(value), "exit_code": code})
+        document = as_document(family[0]) | {"tasks": queries.tasks_of(family)}
+        page.put_json({"journal": path, "run": document, "result": _plain(value), "exit_code": code})
         return code
     known: render.Facts = {"run": family[0].id, **render.inside(family[1:])}
     if value is not None:

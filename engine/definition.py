@@ -28,7 +28,7 @@ from .limits import Bucket, Limit
 from .pipeline import drive, execute, member
 from .ports import OnMismatch, Runner
 from .prints import printing
-from .registry import remember_definition
+from .registry import module_of, remember_definition
 from .retry import Condition, Delays, RetryPolicy, retry_policy
 from .run import Kind, Outcome, Run
 from .states import State, StateType
@@ -102,7 +102,7 @@ class Definition(Generic[P, R_co]):
     on_commit_hooks: tuple[Hook, ...] = ()
     on_rollback_hooks: tuple[Hook, ...] = ()
 
-    def __init__(self, fn: Callable[P, R_co], options: Options) -> None:
+    def __init__(self, fn: Callable[P, R_co], options: Options, copied: bool = False) -> None:
         self.descriptor: type | None = None
         if isinstance(fn, classmethod | staticmethod):
             self.descriptor = type(fn)
@@ -117,12 +117,12 @@ class Definition(Generic[P, R_co]):
         self.is_async_generator = inspect.isasyncgenfunction(fn)
         self.is_async = _makes_coroutines(fn) or self.is_async_generator
         self._read(options)
-        remember_definition(self)
+        remember_definition(self, instead=not copied)
 
     def _read(self, options: Options) -> None:
         """Check the options and derive what the pipeline uses."""
         self.name: str = _text("name", options.name) or str(getattr(self.fn, "__name__", type(self.fn).__name__))
-        self.key = f"{getattr(self.fn, '__module__', '')}.{getattr(self.fn, '__qualname__', self.name)}"
+        self.key = f"{module_of(self.fn)}.{getattr(self.fn, '__qualname__', self.name)}"
         self.description = _text("description", options.description) or inspect.getdoc(self.fn)
         self.version = _text("version", options.version)
         check_flag("log_prints", options.log_prints)
@@ -168,7 +168,7 @@ class Definition(Generic[P, R_co]):
 
         Raises `UnknownOption` with a suggestion, and whatever the decorator raises for a bad value.
         """
-        copy = type(self)(self.fn, attrs.evolve(self.options, **self.read_options(changes)))
+        copy = type(self)(self.fn, attrs.evolve(self.options, **self.read_options(changes)), copied=True)
         copy.bound = self.bound
         copy.descriptor = self.descriptor
         return copy

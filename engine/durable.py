@@ -145,6 +145,8 @@ async def _handed_back(run: Run, record: Record, past: Past) -> Outcome | None:
     if about.get("forked"):
         return outcome
     run.id = record.run_id
+    if about.get("rowless"):
+        return outcome
     earlier = past.unfinished.pop(run.step or "", None)
     if earlier is not None and earlier.run_id == run.id and earlier.history[-1][0] is not outcome.type:
         # The process died when the outcome was on disk, and before the end of the run was.
@@ -257,13 +259,13 @@ def _missed(run: Run) -> str:
 
 
 def begin_durable(run: Run) -> None:
-    """Make the run the root of a durable tree, and keep what it takes to run it again.
+    """Make the run the root of a durable tree, with what it takes to run it again, to be kept when its life begins.
 
     Raises `ResultNotSerializable` for parameters that can't be written down.
     """
     run.step = f"{run.id}/"
     value = serialize([run.definition.key, list(run.args), dict(run.kwargs)], "msgpack")
-    run.core.journal.keep(f"start:{run.id}", Record(value, "msgpack", run.id, run.core.clock.now()))
+    run.start = Record(value, "msgpack", run.id, run.core.clock.now())
 
 
 async def look_back(run: Run) -> None:

@@ -17,7 +17,7 @@ from .durable import go_on, inputs_digest
 from .errors import InvalidOption, ResultUnreadable, RunIdConflict
 from .futures import Future
 from .memo import unserialize
-from .pipeline import member
+from .pipeline import interrupted, member
 from .ports import Earlier
 from .run import Outcome, Run
 from .states import COMPLETED, FAILED, RESUME, SCHEDULED, TERMINAL, State
@@ -32,7 +32,7 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 def check_choice(run_id: object, on_conflict: object) -> None:
     """Raise `InvalidOption` for what can't be a run's id, or no way to deal with a conflict."""
-    if not isinstance(run_id, str) or not _ID.fullmatch(run_id):
+    if run_id is not None and (not isinstance(run_id, str) or not _ID.fullmatch(run_id)):
         raise InvalidOption("run_id", run_id, "1 to 128 letters, digits, '.', '_' or '-', the first a letter or digit")
     if on_conflict not in get_args(OnConflict):
         raise InvalidOption("on_conflict", on_conflict, f"one of {', '.join(map(repr, get_args(OnConflict)))}")
@@ -68,14 +68,19 @@ async def enrolled(run: Run, future: Future[Any], on_conflict: OnConflict) -> No
         if earlier is not None:
             _check_conflict(run, earlier.call, on_conflict)
             while not await _restarted(run, earlier, on_conflict):
-                if earlier.history[-1][0] in TERMINAL:
-                    future.settle(await _outcome(run, earlier))
-                    return
-                await anyio.sleep(POLL_SECONDS)
-                earlier = await journal.find(run.id) or earlier
+                newest = await journal.find(run.id) or earlier
+                if newest.history[-1] == earlier.history[-1]:
+                    if earlier.history[-1][0] in TERMINAL:
+                        future.settle(await _outcome(run, earlier))
+                        return
+                    await anyio.sleep(POLL_SECONDS)
+                earlier = newest
     except Exception as error:
         future.settle(Outcome(FAILED, "Failed", str(error), error))
         return
+    except BaseException as error:
+        future.settle(interrupted(run, error))
+        raise
     await member(run, future)
 
 

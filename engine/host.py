@@ -186,11 +186,11 @@ class Portal:
                 )
             return self._host
 
-    def serve(self, service: Callable[..., Coroutine[Any, Any, None]]) -> None:
-        """Start what goes on in the portal's loop for as long as it does."""
+    def serve(self, service: Callable[[Host], Coroutine[Any, Any, None]]) -> None:
+        """Start what goes on in the portal's loop for as long as it does; it is given the host."""
         host = self.host()
         assert self._portal is not None
-        self._portal.call(host.serve, service)
+        self._portal.call(host.serve, service, host)
 
     def close(self, grace_seconds: float) -> None:
         """Let what runs in the portal end by itself for so long, cancel what is left, and end the thread."""

@@ -73,12 +73,7 @@ async def execute(run: Run, in_own_task: bool = False) -> Outcome:
             if outcome.type is FAILED and (delay := await retry_delay(run, outcome)) is not None:
                 await rest(run, outcome, delay)
                 outcome = None
-        if run.flight is not None:
-            outcome = remember(run, outcome)
-        if run.definition.persists or run.call is not None:
-            outcome = keep_result(run, outcome)
-        if run.step is not None:
-            outcome = await record_step(run, outcome)
+        outcome = await kept(run, outcome)
     except BaseException as error:
         outcome = interrupted(run, error)
         if isinstance(error, GeneratorExit):
@@ -141,6 +136,9 @@ def drive(coroutine: Coroutine[Any, Any, T], name: str) -> T:
 
 async def foregone(run: Run) -> Outcome | None:
     """The outcome of a run whose body need not, or must not, run; `None` when it is to run."""
+    if run.start is not None:
+        run.core.journal.keep(f"start:{run.id}", run.start)
+        run.start = None
     if run.core.journal.crowded and not run.on_the_spot:
         await run.core.journal.room()
     outcome = await admit(run) if run.waits_on or run.definition.rule is not None else None
@@ -399,10 +397,19 @@ async def rest(run: Run, outcome: Outcome, delay: float) -> None:
 # --- after the last attempt ------------------------------------------------------------------------------------
 
 
+async def kept(run: Run, outcome: Outcome) -> Outcome:
+    """See what others may ask for later kept: a cached result, a run's own, a step's outcome; else it has failed."""
+    if run.flight is not None:
+        outcome = remember(run, outcome)
+    if run.definition.persists or run.call is not None:
+        outcome = keep_result(run, outcome)
+    return outcome if run.step is None else await record_step(run, outcome)
+
+
 async def finish(run: Run, outcome: Outcome) -> None:
     """Enter the terminal state, tell the hooks, and see it on disk if this is an outermost call."""
     close(run, outcome)
-    if run.definition.hooks:
+    if run.definition.hooks and not run.handed_back:
         await call_hooks(run, outcome.type, outcome.data)
     if run.parent is None:
         await _commit(run)

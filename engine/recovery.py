@@ -13,12 +13,13 @@ import anyio
 
 from .core import Core, logger
 from .durable import FAILURE, go_on
-from .errors import InvalidOption, JournalError, RunNotResumable, UndertowError
+from .enrolment import check_choice
+from .errors import InvalidOption, JournalError, RunIdConflict, RunNotResumable, UndertowError
 from .memo import unserialize
 from .ports import OnMismatch, Past
 from .registry import find_definition
 from .run import Run
-from .states import CANCELLED, CRASHED, FAILED, SCHEDULED, StateType
+from .states import CANCELLED, CRASHED, FAILED, SCHEDULED, Entry, StateType
 
 BROKEN = (FAILED, CRASHED, CANCELLED)
 
@@ -46,18 +47,33 @@ async def resumed(
     if run.step is None:
         raise RunNotResumable(run_id, f"its flow {definition.name!r} is not durable any more")
     entry = (SCHEDULED, "Resuming", "", core.clock.now())
+    with anyio.CancelScope(shield=True):  # whoever takes a run has to run it, if only to be cancelled in it
+        await _take(core, run, types, entry, on_mismatch, retries_failures)
+    return run
+
+
+async def _take(
+    core: Core,
+    run: Run,
+    types: Sequence[StateType],
+    entry: Entry,
+    on_mismatch: OnMismatch | None,
+    retries_failures: bool | None,
+) -> None:
+    run_id = run.id
     earlier = await core.journal.claim(run_id, types, entry)
     if earlier is None:
         wanted = " or ".join(map(str.capitalize, types))
         raise RunNotResumable(run_id, f"it is not in a state to resume from: {wanted} (perhaps it completed, or runs)")
-    run.history = earlier.history
+    run.history, run.start, run.call = earlier.history, None, earlier.call
+    if run.call is not None:
+        run.given_name = run.given_name or f"{run.definition.name}-{run.id}"
     run.core.observe(run)
     go_on(run, earlier.expected_start_at)
     run.past = past = await _past(core, run, on_mismatch)
     ended = run.history[-2][0]
     past.retries_failures = ended is FAILED if retries_failures is None else retries_failures
     past.is_whole = ended is not CANCELLED and _takes_the_same_way(past)
-    return run
 
 
 async def forked(core: Core, run_id: str, at: str, new_id: str | None, on_mismatch: OnMismatch | None) -> Run:
@@ -66,6 +82,9 @@ async def forked(core: Core, run_id: str, at: str, new_id: str | None, on_mismat
     definition, args, kwargs = await _started(core, run_id)
     await core.journal.commit()
     step = _step(run_id, at, await core.journal.past(run_id))
+    check_choice(new_id, "reject")
+    if new_id is not None and await core.journal.find(new_id) is not None:
+        raise RunIdConflict(new_id, "a fork is a run of its own")
     new_id = new_id or core.new_id()
     await core.journal.fork(run_id, step, new_id)
     run: Run = definition.make_run(args, kwargs, core=core, run_id=new_id, parentless=True)
@@ -146,8 +165,10 @@ async def _recover_all(core: Core, max_recoveries: int, start: Callable[[Run], o
         try:
             run = await resumed(core, earlier.run_id, (CRASHED, CANCELLED))
         except UndertowError as error:
-            given_up.add(earlier.run_id)
-            logger.error("%s", error)
+            found = await core.journal.find(earlier.run_id)
+            if found is not None and found.history == earlier.history:  # else another process was faster
+                given_up.add(earlier.run_id)
+                logger.error("%s", error)
         else:
             logger.warning("Run %s of %s goes on after %s.", run.id, run.definition.name, run.history[-2][1])
             start(run)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .host import Host
     from .limits import Lease
     from .memo import Flight
-    from .ports import Past, Runner, Straggler
+    from .ports import Past, Record, Runner, Straggler
     from .transactions import Transaction
     from .waking import Reply
 
@@ -119,6 +119,8 @@ class Run:
     parameters: str | None = None
     step: str | None = None
     """Its identity in a durable flow."""
+    start: Record | None = None
+    """What an outermost durable run is started with, until that is kept."""
     inputs: str = ""
     """A digest of its arguments, in a durable flow."""
     steps: dict[str, int] | None = None

@@ -28,7 +28,8 @@ ENROLL = f"{statement(1).partition(' ON CONFLICT')[0]} ON CONFLICT (id) DO NOTHI
 assert ENROLL.count("?") == len(COLUMNS)
 
 RECORDED = """
-SELECT key, CASE WHEN length(value) <= ? THEN value END, serializer, run_id, kept_at, about
+SELECT key, CASE WHEN length(value) <= ? THEN value END, serializer, run_id, kept_at, about,
+       EXISTS (SELECT 1 FROM run WHERE run.id = result.run_id)
 FROM result WHERE key >= 'step:' || ? || '/' AND key < 'step:' || ? || '0'
 """
 
@@ -89,8 +90,11 @@ async def find(service: Service, run_id: str) -> Earlier | None:
 async def past(service: Service, root: str) -> Past:
     """All recorded steps of a durable run."""
     found = Past()
-    for key, value, serializer, run_id, kept_at, about in await service.rows(RECORDED, (MAX_AHEAD, root, root)):
+    for row in await service.rows(RECORDED, (MAX_AHEAD, root, root)):
+        key, value, serializer, run_id, kept_at, about, has_row = row
         step, told = key.removeprefix("step:"), json.loads(about)
+        if not has_row:
+            told["rowless"] = True  # its process died between the two
         record = Record(value, serializer, run_id, kept_at, None, told)
         found.recorded.setdefault(f"{root}/{told['parent']}", {})[step] = record
     for row in await service.rows(UNFINISHED, (root,)):

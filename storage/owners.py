@@ -74,10 +74,8 @@ class Process:
 async def register(connection: aiosqlite.Connection) -> int:
     """Make this process an owner, and return its number."""
     values = (*attrs.astuple(this_process()), _now())
-    async with connection.execute(INSERT, values) as cursor:
-        row = await cursor.fetchone()
-    assert row is not None
-    return int(row[0])
+    [(number,)] = await connection.execute_fetchall(INSERT, values)
+    return int(number)
 
 
 async def deregister(connection: aiosqlite.Connection, number: int) -> None:
@@ -88,9 +86,7 @@ async def deregister(connection: aiosqlite.Connection, number: int) -> None:
 
 async def bury_the_dead(connection: aiosqlite.Connection, own: int) -> None:
     """Have the unfinished runs of processes that are gone end Crashed, and free what they had reserved."""
-    async with connection.execute(OTHERS, (own,)) as cursor:
-        others = list(await cursor.fetchall())
-    for number, *described in others:
+    for number, *described in await connection.execute_fetchall(OTHERS, (own,)):
         process = Process(*described)
         if process.is_gone():
             message = f"Crash detected! Its process {process.pid} on {process.host} is gone."

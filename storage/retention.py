@@ -140,6 +140,4 @@ async def _erase(connection: aiosqlite.Connection, runs: Sequence[str]) -> None:
 
 
 async def _column(connection: aiosqlite.Connection, sql: str, *values: Any) -> list[Any]:
-    async with connection.execute(sql, values) as cursor:
-        rows: Sequence[Any] = list(await cursor.fetchall())
-    return [row[0] for row in rows]
+    return [row[0] for row in await connection.execute_fetchall(sql, values)]

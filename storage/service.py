@@ -121,6 +121,7 @@ class Service:
         self._loop = asyncio.get_running_loop()
         self._go = asyncio.Event()
         self.connection = await aiosqlite.connect(self.path, isolation_level=None, cached_statements=16)
+        self.connection.row_factory = sqlite3.Row
         try:
             await self._prepare()
         except BaseException:
@@ -324,14 +325,17 @@ class Service:
     # --- asking --------------------------------------------------------------------------------------------------
 
     async def rows(self, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> list[Any]:
-        """All rows of a statement."""
-        async with self.connection.execute(sql, values) as cursor:
-            return list(await cursor.fetchall())
+        """All rows of a statement.
+
+        Fetched in the same breath: while a statement stands open, its connection reads an old snapshot, and what is
+        written in between, by the service's other tasks, fails at once when another process has written since.
+        """
+        return list(await self.connection.execute_fetchall(sql, values))
 
     async def row(self, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> Any:
         """The first row of a statement, or `None`."""
-        async with self.connection.execute(sql, values) as cursor:
-            return await cursor.fetchone()
+        found = await self.rows(sql, values)
+        return found[0] if found else None
 
     async def scalar(self, sql: str, values: Sequence[Any] = ()) -> Any:
         """The first value of the first row."""
@@ -340,9 +344,7 @@ class Service:
 
     async def named_rows(self, sql: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """All rows of a statement, as dictionaries."""
-        async with self.connection.execute(sql, values) as cursor:
-            names = [column[0] for column in cursor.description or ()]
-            return [dict(zip(names, row, strict=True)) async for row in cursor]
+        return [dict(row) for row in await self.rows(sql, values)]
 
     async def load(self, key: str) -> Any:
         """What is kept on disk under a key."""

@@ -113,7 +113,9 @@ async def test_retry_after_an_interruption(tmp_path: Path) -> None:
             broken.remove("interrupt")
             if again == engine.retry:
                 broken.remove("x")
-            [run_id] = [row["id"] for row in engine.journal.query("SELECT id FROM flow_runs WHERE state_name = 'Crashed'")]  # type: ignore[attr-defined]
+            [run_id] = [
+                row["id"] for row in engine.journal.query("SELECT id FROM flow_runs WHERE state_name = 'Crashed'")
+            ]  # type: ignore[attr-defined]
             assert await again(run_id) == expected
             assert len(ran) == starts
 
@@ -163,7 +165,9 @@ async def test_fork_of_a_subflow(tmp_path: Path) -> None:
     """A fork at a subflow runs the whole subflow anew."""
     async with Engine(tmp_path / "app.db") as engine:
         await whole()
-        [_, second] = [row["id"] for row in engine.journal.query("SELECT id FROM flow_runs WHERE flow = 'part' ORDER BY id")]  # type: ignore[attr-defined]
+        [_, second] = [
+            row["id"] for row in engine.journal.query("SELECT id FROM flow_runs WHERE flow = 'part' ORDER BY id")
+        ]  # type: ignore[attr-defined]
         ran.clear()
         await (await engine.fork(outermost(engine), at=second))
         assert ran == ["c.0", "c.1", "c.2", "d"]
@@ -194,7 +198,12 @@ async def test_what_can_not_be_forked(tmp_path: Path) -> None:
         await whole()
         origin, steps = outermost(engine), ids(engine)
         before = tables(path)
-        for at, problem in (("nothing", "no step"), ("", "no step"), (steps["a"][:4], r"\d+ steps"), (origin, "no step")):
+        for at, problem in (
+            ("nothing", "no step"),
+            ("", "no step"),
+            (steps["a"][:4], r"\d+ steps"),
+            (origin, "no step"),
+        ):
             with pytest.raises(RunNotResumable, match=f"{problem} in it has the id '{at}'.*one of its task runs"):
                 await engine.fork(origin, at=at)
         with pytest.raises(RunNotResumable, match="no durable run"):

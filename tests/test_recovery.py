@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-import subprocess
 import sys
 import threading
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +122,9 @@ async def test_at_the_next_open(tmp_path: Path) -> None:
         await at("two over")
     assert sorted(ran) == ["one 2", "two 2"]
     with closing(sqlite3.connect(path)) as connection:
-        states = list(connection.execute("SELECT states.name FROM states JOIN flow_runs ON run_id = id ORDER BY id, seq"))
+        states = list(
+            connection.execute("SELECT states.name FROM states JOIN flow_runs ON run_id = id ORDER BY id, seq")
+        )
     told = [name for (name,) in states]
     assert told == ["Pending", "Running", "Crashed", "Resuming", "Retrying", "Completed"] * 2
     assert engine.core.is_open is False
@@ -147,7 +148,9 @@ async def test_only_if_asked(tmp_path: Path) -> None:
     for options in ({}, {"recover": True, "max_recoveries": 0}):
         async with Engine(path, **options) as engine:  # type: ignore[arg-type]
             assert await journey("two") == "two 1two 2"
-            assert rows(engine, "SELECT state_name FROM flow_runs WHERE json_extract(parameters, '$.name') = 'one'") == [("Crashed",)]
+            assert rows(
+                engine, "SELECT state_name FROM flow_runs WHERE json_extract(parameters, '$.name') = 'one'"
+            ) == [("Crashed",)]
 
 
 async def test_what_is_not_recovered(tmp_path: Path) -> None:
@@ -188,7 +191,10 @@ async def test_closing_interrupts(tmp_path: Path) -> None:
     holding.clear()
     async with Engine(tmp_path / "app.db", recover=True) as engine:
         await at("one over")
-        names = [name for (name,) in rows(engine, "SELECT states.name FROM states JOIN flow_runs ON run_id = id ORDER BY seq")]
+        names = [
+            name
+            for (name,) in rows(engine, "SELECT states.name FROM states JOIN flow_runs ON run_id = id ORDER BY seq")
+        ]
         assert names[:4] == ["Pending", "Running", "Interrupted", "Resuming"]
     assert ran == ["one 1", "one 2"]
 
@@ -254,7 +260,8 @@ async def test_a_flow_that_can_not_be_loaded(
         text = b"tests.test_recovery.journey" if __name__.startswith("tests.") else b"test_recovery.journey"
         renamed = b"voyage.".ljust(len(text), b"x")
         connection.execute(
-            "UPDATE result SET value = CAST(replace(value, ?, ?) AS BLOB) WHERE key = 'start:' || ?", (text, renamed, first)
+            "UPDATE result SET value = CAST(replace(value, ?, ?) AS BLOB) WHERE key = 'start:' || ?",
+            (text, renamed, first),
         )
     async with Engine(path, recover=True) as engine:
         await at("two over")
@@ -266,135 +273,12 @@ async def test_a_flow_that_can_not_be_loaded(
     assert ran == ["two 2"]
 
 
-# --- several processes -------------------------------------------------------------------------------------------------
-
-PEER = """
-import sys
-import anyio
-from undertow import Engine
-from undertow.engine import recovery
-from undertow.storage import service
-recovery.RECOVERY_SECONDS = service.PEER_SECONDS = 0.02
-import travels
-
-async def main():
-    async with Engine(sys.argv[1], recover=sys.argv[3] == "recover") as engine:
-        if sys.argv[3] == "start":
-            for number in range(5):
-                engine.start(travels.journey, number)
-        travels.tell("open")
-        await anyio.to_thread.run_sync(sys.stdin.readline)
-
-anyio.run(main, backend=sys.argv[2])
-"""
-
-TRAVELS = """
-import os
-import anyio
-from undertow import flow, task
-
-ledger = os.open(os.environ["LEDGER"], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-
-def tell(text):
-    os.write(int(os.environ["TELL"]), f"{text}\\n".encode())
-
-@task
-async def stage(name):
-    os.write(ledger, f"{name}\\n".encode())
-
-@flow(durable=True)
-async def journey(number):
-    await stage(f"{number} first")
-    if os.environ.get("HOLD"):
-        tell("half way")
-        await anyio.sleep_forever()
-    await stage(f"{number} last")
-    tell("over")
-"""
+# --- at the same moment ------------------------------------------------------------------------------------------------
 
 
-class Peers:
-    """Processes that share a journal, a pipe in which they tell how far they are, and a ledger of what their tasks did."""
-
-    def __init__(self, folder: Path, backend: str, stack: ExitStack) -> None:
-        self.journal = folder / "shared.db"
-        self.ledger = folder / "ledger"
-        self.backend = backend
-        self.stack = stack
-        (folder / "travels.py").write_text(TRAVELS)
-        told, self.tell = os.pipe()
-        self.told = stack.enter_context(open(told))
-        stack.callback(os.close, self.tell)
-        path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
-        self.environment = os.environ | {"LEDGER": str(self.ledger), "TELL": str(self.tell), "PYTHONPATH": path}
-
-    def open(self, role: str, **environment: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", PEER, str(self.journal), self.backend, role]
-        process = subprocess.Popen(
-            command, env=self.environment | environment, stdin=subprocess.PIPE, pass_fds=[self.tell], text=True
-        )
-        self.stack.callback(process.communicate)
-        self.stack.callback(process.kill)
-        return process
-
-    def hear(self, **expected: int) -> None:
-        """Wait until the processes have told so often each of these things, and nothing else."""
-        heard = Counter(self.told.readline().strip() for _ in range(sum(expected.values())))
-        assert heard == Counter({text.replace("_", " "): number for text, number in expected.items()})
-
-    def half_way(self) -> subprocess.Popen[str]:
-        """A process with five journeys, all half way."""
-        process = self.open("start", HOLD="yes")
-        self.hear(open=1, half_way=5)
-        return process
-
-    def finish(self, *processes: subprocess.Popen[str]) -> None:
-        """Let processes leave, and see that each stage was reached once."""
-        for process in processes:
-            process.communicate("leave\n", timeout=20)
-            assert process.returncode == 0
-        stages = Counter(self.ledger.read_text().splitlines())
-        assert stages == Counter([f"{number} {stage}" for number in range(5) for stage in ("first", "last")])
-
-
-@pytest.fixture(params=["asyncio", "trio"])
-def peers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Peers]:
-    with ExitStack() as stack:
-        yield Peers(tmp_path, request.param, stack)
-
-
-def test_a_living_peer_takes_over(peers: Peers) -> None:
-    """What a killed process leaves half way, a process that was there all the time notices and brings to its end."""
-    first = peers.half_way()
-    second = peers.open("recover")
-    peers.hear(open=1)
-    first.kill()
-    first.wait()
-    peers.hear(over=5)
-    peers.finish(second)
-
-
-def test_a_zombie_is_dead(peers: Peers) -> None:
-    """A killed process that nobody has asked after yet counts as gone."""
-    first = peers.half_way()
-    first.kill()
-    os.waitid(os.P_PID, first.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays a zombie
-    second = peers.open("recover")
-    peers.hear(open=1, over=5)
-    peers.finish(second)
-
-
-def test_two_peers_at_once(peers: Peers) -> None:
-    """Of two processes that find the same broken-off runs at once, each run goes on in one."""
-    first = peers.half_way()
-    first.kill()
-    first.wait()
-    both = [peers.open("recover") for _ in range(2)]
-    peers.hear(open=2, over=5)
-    peers.finish(*both)
-
-
-async def test_a_peer_that_was_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_peer_that_was_faster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """A run that another process took first is no error, and is taken over when that process dies too."""
     monkeypatch.setattr(recovery, "RECOVERY_SECONDS", 0.02)
     monkeypatch.setattr(service, "PEER_SECONDS", 0.02)
@@ -416,11 +300,34 @@ async def test_a_peer_that_was_faster(tmp_path: Path, monkeypatch: pytest.Monkey
     async with Engine(Slower(path), recover=True):
         assert await anyio.to_thread.run_sync(Slower.lost.wait, 10)
         with closing(sqlite3.connect(path)) as connection, connection:
-            connection.execute("UPDATE owner SET started = 'long ago' WHERE id = (SELECT owner FROM run WHERE kind = 'flow')")
+            connection.execute(
+                "UPDATE owner SET started = 'long ago' WHERE id = (SELECT owner FROM run WHERE kind = 'flow')"
+            )
         await at("one over")
     faster.close()
     assert ran == ["one 2"]
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+async def test_a_resume_that_is_cancelled_at_once(tmp_path: Path) -> None:
+    """A resume that is cancelled when it has just taken the run leaves it Cancelled, to be resumed again."""
+    path = await dead_half_way(tmp_path / "app.db", "one")
+
+    class Cancelling(SQLiteJournal):
+        """A journal that has whoever takes a run cancelled at the next moment."""
+
+        def past(self, root: str) -> Reply[Past]:
+            scope.cancel()
+            return super().past(root)
+
+    async with Engine(Cancelling(path)) as engine:
+        [(run_id,)] = rows(engine, "SELECT id FROM flow_runs")
+        with anyio.CancelScope() as scope:
+            await engine.resume(run_id)
+        assert rows(engine, "SELECT state_name FROM flow_runs") == [("Cancelled",)]
+        scope = anyio.CancelScope()  # nobody's
+        assert await engine.resume(run_id) == "one 1one 2"
+    assert ran == ["one 2"]
 
 
 # --- closing meanwhile -------------------------------------------------------------------------------------------------

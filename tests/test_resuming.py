@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import attrs
 import pytest
 
 import undertow
-from undertow import INPUTS, Engine, JournalError, RunFailed, RunNotResumable, State, flow, task
+from undertow import INPUTS, Engine, JournalError, RunNotResumable, flow, task
 from undertow.engine.ports import Record
 from undertow.engine.waking import Reply
 from undertow.storage import SQLiteJournal
@@ -148,6 +148,14 @@ async def part(name: str) -> Any:
     return [await deliver(step(f"{name} {index}")) for index in range(2)]
 
 
+@flow(durable=True)
+async def short(x: int) -> str:
+    await plain.submit(str(x))
+    if trouble:
+        raise trouble.pop()
+    return "done"
+
+
 async def deliver(result: Any) -> Any:
     value = await result
     given.append(value)
@@ -201,7 +209,24 @@ async def test_after_a_failure(make_engine: MakeEngine, path: Path) -> None:
         assert await engine.resume(state.run_id) == EXPECTED
         assert ran == [7, "last"]
         assert before == Counter(
-            map(str, ["first", 0, 1, 2, 7, "inner 1", "member 1", "stubborn", "stubborn", "cached 1", "plain", "part 0", "part 1"])
+            map(
+                str,
+                [
+                    "first",
+                    0,
+                    1,
+                    2,
+                    7,
+                    "inner 1",
+                    "member 1",
+                    "stubborn",
+                    "stubborn",
+                    "cached 1",
+                    "plain",
+                    "part 0",
+                    "part 1",
+                ],
+            )
         )
         assert story(engine, state.run_id) == ["Pending", "Running", "Failed", "Resuming", "Retrying", "Completed"]
 
@@ -301,6 +326,40 @@ async def test_a_sync_flow(make_engine: MakeEngine, path: Path) -> None:
         assert ran == ["last"]
 
 
+async def test_a_copy_with_other_options(make_engine: MakeEngine, path: Path) -> None:
+    """A run is resumed as what its module defines, whatever copies with other options were made, and are gone."""
+    trouble.append(ValueError("half way"))
+    async with make_engine(journal=PatientJournal(path)) as engine:
+        state = await whole.with_options(name="copy")(3, return_state=True)
+        copies = [flow(whole.fn), whole.with_options(durable=False)]
+        ran.clear()
+        assert await engine.resume(state.run_id) == EXPECTED
+        assert ran == [7, "last"]
+        del copies
+
+
+@pytest.mark.real_time
+async def test_two_who_resume(path: Path) -> None:
+    """Of two that resume a run at once one gets it; the other is refused, and told why."""
+    trouble.append(ValueError("half way"))
+    results: list[Any] = []
+
+    async def resume(engine: Engine) -> None:
+        try:
+            results.append(await engine.resume(str(state.run_id)))
+        except RunNotResumable as error:
+            results.append(str(error))
+
+    async with Engine(path) as one, Engine(path) as two:
+        state = await short(1, return_state=True)
+        async with anyio.create_task_group() as group:
+            for engine in (one, two, one):
+                group.start_soon(resume, engine)
+    assert results.count("done") == 1
+    assert sum("perhaps it completed, or runs" in str(result) for result in results) == 2
+    assert ran == ["1"]
+
+
 # --- after a death, at any instant -------------------------------------------------------------------------------------
 
 
@@ -333,7 +392,7 @@ async def test_after_a_death_at_any_instant(make_engine: MakeEngine, tmp_path: P
         assert await whole(3) == EXPECTED
     begun = list(ran)
     assert len(journal.copies) > 50
-    for copy, delivered, so_far in journal.copies[::2]:
+    for copy, delivered, so_far in journal.copies:
         ran.clear()
         given.clear()
         async with make_engine(journal=PatientJournal(copy)) as engine:
@@ -342,7 +401,9 @@ async def test_after_a_death_at_any_instant(make_engine: MakeEngine, tmp_path: P
             run_id = outermost(engine)
             assert await engine.resume(run_id) == EXPECTED
             assert not Counter(map(str, ran)) & delivered, "what had been delivered ran again"
-            assert [*begun[:so_far], *ran].count("stubborn") <= 3, "more attempts than one that failed, one that was broken off, and the last"
+            assert [*begun[:so_far], *ran].count("stubborn") <= 3, (
+                "more attempts than one that failed, one that was broken off, and the last"
+            )
             assert story(engine, run_id)[-1] == "Completed"
             assert dict(rows(engine, "SELECT task, count(*) FROM task_runs GROUP BY task")) == STEPS
             states = set(rows(engine, "SELECT task, state_type FROM task_runs"))

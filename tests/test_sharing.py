@@ -42,7 +42,9 @@ async def test_questions_do_not_get_in_the_way_of_writing(tmp_path: Path) -> Non
         other.close()
 
 
-async def test_a_result_that_can_not_be_written_takes_no_run_along(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_result_that_can_not_be_written_takes_no_run_along(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Runs that wait to be written with a result whose file can't be written are written when it can."""
     path, obstacle = tmp_path / "app.db", tmp_path / "app.db.results"
     obstacle.touch()

@@ -1,0 +1,122 @@
+"""`undertow resume` and `cancel`: what acts on runs that are recorded."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any
+
+import click
+
+from ..engine.run import CLOSED
+from ..engine.states import TERMINAL, StateType
+from ..storage.reading import Reader
+from ..storage.requests import ask_to_cancel
+from . import queries, running
+from .loading import find_flow
+from .options import FAILURE, SUCCESS, complain, hint, with_journal, with_run
+from .page import Page
+from .records import RunRecord, as_document
+from .verbs_run import announce, told
+from .wording import safe
+
+LOOK_SECONDS = 0.1
+"""How often to look whether a run has ended."""
+
+
+@click.command()
+@click.option("--flow", "target", metavar="MODULE:FLOW", help="Where the flow is, if it can't be found by its name.")
+@click.option("--retry", is_flag=True, help="Try recorded failures again, also after a crash.")
+@click.option(
+    "--on-mismatch",
+    type=click.Choice(["raise", "rerun", "accept"]),
+    help="What to do when the flow does not do what is recorded of it; else what the flow says.",
+)
+@click.option(
+    "--backend", type=click.Choice(["asyncio", "trio"]), default="asyncio", show_default=True, help="The event loop."
+)
+@with_run
+@with_journal
+def resume(
+    wanted: str | None,
+    target: str | None,
+    retry: bool,
+    on_mismatch: str | None,
+    backend: str,
+    journal: str | None,
+    as_json: bool,
+) -> int:
+    """Go on with a durable run that failed, crashed or was cancelled.
+
+    What is recorded in it is handed back, and only the rest runs. The flow is imported by the name it was recorded
+    with; --flow path/to/file.py:flow loads it from elsewhere.
+
+    Exit code: 0 it completed, 1 it did not, 2 it can't be resumed, 130 it was interrupted.
+    """
+    path = running.journal_path(journal)
+    with Reader(path) as reader:
+        run_id = queries.resolve(reader, wanted)
+    if target is not None:
+        find_flow(target)
+    elif os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    options: dict[str, Any] = {"on_mismatch": on_mismatch} | ({"retries_failures": True} if retry else {})
+    with running.logging_shown():
+        if as_json:
+            with running.stdout_to_stderr():
+                finished = running.resume_run(run_id, path, backend, options, on_start=lambda run: None)
+        else:
+            finished = running.resume_run(run_id, path, backend, options, on_start=announce)
+    return told(finished, journal, as_json)
+
+
+@click.command()
+@click.option("--reason", default="cancelled from the command line", show_default=True, help="Why; it is recorded.")
+@click.option(
+    "--wait", "seconds", type=click.FloatRange(0), default=10.0, show_default=True, help="Seconds to wait for its end."
+)
+@with_run
+@with_journal
+def cancel(wanted: str | None, reason: str, seconds: float, journal: str | None, as_json: bool) -> int:
+    """Cancel a flow run that another process is running.
+
+    The process looks for such requests twice a second; the run then ends Cancelled, after its cleanup. A `def` flow in
+    a thread ends when it next calls a task.
+
+    Exit code: 0 it was cancelled, 1 it has not ended in time, 2 there is nothing to cancel.
+    """
+    path = running.journal_path(journal)
+    with Reader(path) as reader:
+        run = _look(reader, queries.resolve(reader, wanted))
+        gone = queries.process_gone(reader, run)
+    if run.state.type in TERMINAL:
+        return complain(f"{run.name} has ended already: {run.state.name}.")
+    if run.kind != "flow":
+        return complain(f"{run.name} is a task run: only flow runs can be cancelled from another process.")
+    if gone:
+        return complain(f"{run.name}: its process has ended; the run is marked when the journal is next written to.")
+    ask_to_cancel(path, run.id, reason or CLOSED)
+    run = _wait(path, run, seconds)
+    code = SUCCESS if run.state.type == StateType.CANCELLED else FAILURE
+    if as_json:
+        Page().put_json({"journal": path, "run": as_document(run), "exit_code": code})
+    elif run.state.type in TERMINAL:
+        Page().write(f"{safe(run.name)} ended {safe(run.state.name)}.\n")
+    else:
+        hint(f"{safe(run.name)} was asked to stop, and is {safe(run.state.name)} still.")
+    return code
+
+
+def _look(reader: Reader, run_id: str) -> RunRecord:
+    return queries.family(reader, run_id)[0]
+
+
+def _wait(path: str, run: RunRecord, seconds: float) -> RunRecord:
+    """The run once it has ended, or as it is after so long."""
+    deadline = time.monotonic() + seconds
+    while run.state.type not in TERMINAL and time.monotonic() < deadline:
+        time.sleep(LOOK_SECONDS)
+        with Reader(path) as reader:
+            run = _look(reader, run.id)
+    return run
