@@ -154,17 +154,17 @@ def progress(stream: TextIO | None = None, core: Core | None = None) -> Iterator
     line every 10 seconds and one at the end. Gives the counts.
     """
     core = core or current_core()
-    stream = stream or sys.stderr
+    shown = sys.stderr if stream is None else stream
     counts = Counts()
     drawing = Drawing(counts)
-    console = Console(file=stream)
+    console = Console(file=shown)
     core.observers.append(counts)
     try:
         if console.is_terminal:
             with Live(console=console, get_renderable=drawing.tree, refresh_per_second=FRAMES_PER_SECOND):
                 yield counts
         else:
-            with _lines(drawing, stream):
+            with _lines(drawing, shown):
                 yield counts
     finally:
         if counts in core.observers:

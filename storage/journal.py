@@ -50,7 +50,7 @@ class SQLiteJournal:
         if durability not in DURABILITIES:
             raise InvalidOption("durability", durability, f"one of {', '.join(map(repr, DURABILITIES))}")
         self.path = MEMORY if str(path) == MEMORY else os.path.abspath(path)
-        self.durability = durability
+        self.durability: Durability = durability
         self.retention = Retention(keep_for, keep_runs)
         self._backlog = Backlog()
         self._service: Service | None = None
