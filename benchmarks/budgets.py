@@ -141,6 +141,13 @@ def _of_loop(loop: str) -> list[Budget]:
             for workload, how in (("sequence", "in sequence"), ("fan_out", "at once"))
         ),
         Budget(
+            f"10 000 tasks in sequence under `progress()`, {loop}",
+            "the same without it",
+            (key("watched", 10_000),),
+            (key("sequence", 10_000),),
+            1.05,
+        ),
+        Budget(
             f"resuming a run of 100 000 recorded steps, a step, {loop}",
             "–",
             (key("resume", big),),

@@ -64,6 +64,7 @@ class Workload:
 
 GROWING = (1_000, 10_000, 100_000)
 THOUSAND = (1_000,)
+OURS = ("undertow/asyncio/process", "undertow/trio/process")
 
 WORKLOADS = {
     work.name: work
@@ -83,6 +84,7 @@ WORKLOADS = {
         Workload("durable_sequence", "steps of a durable flow, in sequence", (20,), THOUSAND, THOUSAND),
         Workload("durable_fan_out", "steps of a durable flow, all at once", (20,), THOUSAND, THOUSAND),
         Workload("resume", "steps of a durable run found done when it is resumed", (50,), (10_000,), (100_000,)),
+        Workload("watched", "awaited one after the other under `progress()`", (20,), (10_000,), (10_000,), only=OURS),
         Workload("journal_bytes", "bytes that a task leaves on disk", (50,), (10_000,), (10_000,), ("bytes a task",)),
         Workload(
             "web",

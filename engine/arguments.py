@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import attrs
 
 from .errors import ArgumentsTooDeep, MappingLengthMismatch, MappingMissingIterable, SignatureMismatch, WouldBlock
-from .futures import Future, deliver
+from .futures import Future, FutureList, deliver
 from .run import Handles
 from .states import State
 from .waking import in_event_loop
@@ -138,7 +138,7 @@ def state_of(upstream: Upstream) -> State[Any]:
 
 def _parts(value: object) -> Iterator[object] | Sequence[object] | None:
     """What a container holds; `None` for what is not searched."""
-    if isinstance(value, list | tuple | set | frozenset):
+    if isinstance(value, list | tuple | set | frozenset | FutureList):
         return value  # type: ignore[return-value]
     if isinstance(value, dict):
         return [*value.keys(), *value.values()]
@@ -163,6 +163,8 @@ def resolve(value: Any, replace: Callable[[Any], Any]) -> Any:
         return value
     if isinstance(value, Future | State):
         return replace(value)
+    if isinstance(value, FutureList):
+        value = list(value)
     if isinstance(value, allow_failure | quote | unmapped):
         return value.value if isinstance(value, quote) else resolve(value.value, replace)
     if isinstance(value, dict):

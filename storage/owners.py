@@ -122,7 +122,8 @@ def _started(pid: int) -> str:
     """When a process started, in clock ticks since boot; empty when there is no such process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
-        return stat.rpartition(")")[2].split()[19]
+        state, *fields = stat.rpartition(")")[2].split()
+        return "" if state in "ZX" else fields[18]  # a zombie has ended: only nobody has asked after it yet
     except FileNotFoundError:
         if Path("/proc/self/stat").exists():
             return ""

@@ -5,19 +5,28 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import anyio
 
-from undertow import Engine, flow, task
+from undertow import Engine, flow, progress, task
 
 from . import bodies, frame, lag
 from .counting import CountingJournal
 from .frame import Answer, Order, Program, journal_bytes
 from .web import serve_and_ask
 from .with_anyio import in_loop, lag_beside
+
+
+class Terminal(io.StringIO):
+    """What takes itself for a terminal, so that there is something to draw for."""
+
+    def isatty(self) -> bool:
+        return True
+
 
 # --- tasks -----------------------------------------------------------------------------------------------------
 
@@ -237,6 +246,11 @@ class Undertow(Program):
 
     async def durable_fan_out(self, n: int) -> None:
         assert await durable_fanned_out(n) == n * (n + 1) // 2
+
+    async def watched(self, n: int) -> None:
+        terminal = Terminal()
+        with progress(terminal):
+            assert await in_sequence(n) == n
 
     async def web(self) -> Answer:
         async with self.engine():
