@@ -26,7 +26,7 @@ from .futures import Future
 from .memo import serialize, unserialize
 from .ports import Earlier, Past, Record
 from .run import Outcome, Run
-from .states import COMPLETED, FAILED, RESUME, RUNNING, SCHEDULED, TERMINAL, transition
+from .states import CANCELLED, COMPLETED, FAILED, RESUME, RUNNING, SCHEDULED, TERMINAL, transition
 from .tracebacks import describe, format_error
 
 FAILURE = "failure"
@@ -185,6 +185,22 @@ def go_on(run: Run, expected_start_at: int | None) -> None:
     run.pardoned = run.attempts - counted
     if kinds[-1] is not FAILED and kinds[-2:-1] == [SCHEDULED]:
         run.expected_start_at = expected_start_at
+
+
+def agree(run: Run, past: Past, retries_failures: bool | None = None) -> None:
+    """Settle what becomes of recorded failures, and whether the run has to take the recorded way, by how it ended."""
+    ended = run.history[-2][0]  # before Resuming
+    past.retries_failures = ended is FAILED if retries_failures is None else retries_failures
+    past.is_whole = ended is not CANCELLED and _takes_the_same_way(past)
+
+
+def _takes_the_same_way(past: Past) -> bool:
+    """Whether a body that is handed what is recorded must do what it did: not if something may end otherwise now."""
+    if any(earlier.history[-1][0] is CANCELLED for earlier in past.unfinished.values()):
+        return False
+    if not past.retries_failures:
+        return True
+    return not any(record.serializer == FAILURE for records in past.recorded.values() for record in records.values())
 
 
 async def rest_of_delay(run: Run) -> None:

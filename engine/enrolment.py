@@ -13,7 +13,7 @@ import anyio
 
 from .caching import digest
 from .core import Core
-from .durable import go_on, inputs_digest
+from .durable import agree, go_on, inputs_digest
 from .errors import InvalidOption, ResultUnreadable, RunIdConflict
 from .futures import Future
 from .memo import unserialize
@@ -97,7 +97,8 @@ async def _restarted(run: Run, earlier: Earlier, on_conflict: OnConflict) -> boo
     go_on(run, taken.expected_start_at)
     if run.step is not None:
         run.past = await run.core.journal.past(run.id)
-        run.past.on_mismatch, run.past.is_whole = run.definition.on_mismatch, True
+        run.past.on_mismatch = run.definition.on_mismatch
+        agree(run, run.past)
     return True
 
 

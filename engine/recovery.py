@@ -12,7 +12,7 @@ from typing import Any, get_args
 import anyio
 
 from .core import Core, logger
-from .durable import FAILURE, go_on
+from .durable import agree, go_on
 from .enrolment import check_choice
 from .errors import InvalidOption, JournalError, RunIdConflict, RunNotResumable, UndertowError
 from .memo import unserialize
@@ -70,10 +70,8 @@ async def _take(
         run.given_name = run.given_name or f"{run.definition.name}-{run.id}"
     run.core.observe(run)
     go_on(run, earlier.expected_start_at)
-    run.past = past = await _past(core, run, on_mismatch)
-    ended = run.history[-2][0]
-    past.retries_failures = ended is FAILED if retries_failures is None else retries_failures
-    past.is_whole = ended is not CANCELLED and _takes_the_same_way(past)
+    run.past = await _past(core, run, on_mismatch)
+    agree(run, run.past, retries_failures)
 
 
 async def forked(core: Core, run_id: str, at: str, new_id: str | None, on_mismatch: OnMismatch | None) -> Run:
@@ -91,15 +89,6 @@ async def forked(core: Core, run_id: str, at: str, new_id: str | None, on_mismat
     run.past = await _past(core, run, on_mismatch or "accept")  # what comes after the step is not recorded, rightly
     run.past.retries_failures = False
     return run
-
-
-def _takes_the_same_way(past: Past) -> bool:
-    """Whether a body that is handed what is recorded must do what it did: not if something may end otherwise now."""
-    if any(earlier.history[-1][0] is CANCELLED for earlier in past.unfinished.values()):
-        return False
-    if not past.retries_failures:
-        return True
-    return not any(record.serializer == FAILURE for records in past.recorded.values() for record in records.values())
 
 
 def _step(run_id: str, at: str, past: Past) -> str:
