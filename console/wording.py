@@ -5,13 +5,11 @@ Pure functions on plain values; the clock is an argument.
 
 from __future__ import annotations
 
-import unicodedata
 from datetime import UTC, datetime, timedelta
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+from ..engine.screen import escaped
 
-_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-_ABBREVIATED = {ord("\r"): "\\r", ord("\t"): "\\t", ord("\n"): "\\n", 0x1B: "\\x1b"}
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def safe(text: str, keep: str = "") -> str:
@@ -20,18 +18,7 @@ def safe(text: str, keep: str = "") -> str:
     What a program called its runs, and what its exceptions say, must not be able to move the cursor, change colours or
     turn the direction of writing.
     """
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char in keep or unicodedata.category(char) not in _UNSEEN else _spelled(char) for char in text
-    )
-
-
-def _spelled(char: str) -> str:
-    code = ord(char)
-    if code in _ABBREVIATED:
-        return _ABBREVIATED[code]
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return escaped(text, keep)
 
 
 def cut(text: str, length: int) -> str:

@@ -23,11 +23,10 @@ from .context import CURRENT
 from .errors import InvalidOption, JournalError, ResultNotSerializable, StepMismatch
 from .failures import decode_failure, encode_failure
 from .futures import Future
-from .memo import serialize, unserialize
+from .memo import not_kept, serialize, unserialize
 from .ports import Earlier, Past, Record
 from .run import Outcome, Run
 from .states import CANCELLED, COMPLETED, FAILED, RESUME, RUNNING, SCHEDULED, TERMINAL, transition
-from .tracebacks import describe, format_error
 
 FAILURE = "failure"
 """The serializer of a recorded failure."""
@@ -220,9 +219,7 @@ async def record_step(run: Run, outcome: Outcome) -> Outcome:
     if run.ended or run.handed_back or outcome.type not in (COMPLETED, FAILED):
         return outcome
     if outcome.type is COMPLETED and (missed := _missed(run)):
-        error = StepMismatch(run.definition.name, missed)
-        run.error = format_error(error)
-        outcome = Outcome(FAILED, "Failed", f"{run.kind.capitalize()} run raised {describe(error)}", error)
+        outcome = not_kept(run, StepMismatch(run.definition.name, missed))
     if not run.is_step or isinstance(outcome.data, StepMismatch):
         return outcome
     core = run.core
@@ -233,8 +230,7 @@ async def record_step(run: Run, outcome: Outcome) -> Outcome:
         core.journal.keep(f"step:{run.step}", record)
         await run.told(core.journal.commit())
     except (ResultNotSerializable, JournalError) as error:
-        run.error = format_error(error)
-        return Outcome(FAILED, "Failed", f"{run.kind.capitalize()} run raised {describe(error)}", error)
+        return not_kept(run, error)
     return outcome
 
 

@@ -134,7 +134,7 @@ def remember(run: Run, outcome: Outcome) -> Outcome:
     try:
         value = serialize(outcome.data, caching.serializer)
     except ResultNotSerializable as error:
-        return _not_kept(run, error)
+        return not_kept(run, error)
     now = run.core.clock.now()
     expires = None if caching.expiration is None else now + int(caching.expiration.total_seconds() * 1e6)
     if expires is not None and expires > LAST_MOMENT:
@@ -154,14 +154,15 @@ def keep_result(run: Run, outcome: Outcome) -> Outcome:
         value = serialize(outcome.data, serializer)
     except ResultNotSerializable as error:
         if run.definition.persists:
-            return _not_kept(run, error)
+            return not_kept(run, error)
         logger.warning("The result of run %s is not kept for others who ask for it. %s", run.id, error)
         return outcome
     run.core.journal.keep(f"run:{run.id}", Record(value, serializer, run.id, run.core.clock.now()))
     return outcome
 
 
-def _not_kept(run: Run, error: ResultNotSerializable) -> Outcome:
+def not_kept(run: Run, error: Exception) -> Outcome:
+    """The outcome of a run whose outcome could not be kept as it was to be: that is its failure."""
     run.error = format_error(error)
     return Outcome(FAILED, "Failed", f"{run.kind.capitalize()} run raised {describe(error)}", error)
 

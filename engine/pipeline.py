@@ -52,6 +52,7 @@ from .states import (
 )
 from .tracebacks import clear_frames, describe, format_error, note_origin
 from .triggers import failed, met, name_of
+from .waking import is_cancellation
 
 T = TypeVar("T")
 
@@ -330,7 +331,7 @@ def interrupted(run: Run, error: BaseException) -> Outcome:
     if isinstance(error, Exception):
         return failure(run, error)
     crash = run.crash or error
-    if run.crash is None and _is_cancellation(error):
+    if run.crash is None and is_cancellation(error):
         reason = run.cancel_reason or "its caller was cancelled"
         name = _cancelled_name(reason)
         return Outcome(CANCELLED, name, f"Cancelled: {reason}.", RunCancelled(run.name, reason))
@@ -341,13 +342,6 @@ def interrupted(run: Run, error: BaseException) -> Outcome:
 
 def _cancelled_name(reason: str) -> str:
     return "Interrupted" if reason == CLOSED else "Cancelled"
-
-
-def _is_cancellation(error: BaseException) -> bool:
-    try:
-        return isinstance(error, anyio.get_cancelled_exc_class())
-    except RuntimeError:
-        return False  # the loop is gone: the coroutine is being thrown away
 
 
 # --- between attempts ------------------------------------------------------------------------------------------

@@ -85,12 +85,13 @@ def line(record: logging.LogRecord) -> str:
     return "\n".join([head, *tail]) + "\n"
 
 
-def escaped(text: str) -> str:
-    """The text with every control and invisible character written out."""
+def escaped(text: str, keep: str = "") -> str:
+    """The text with every control and invisible character written out, but for those in `keep`."""
     if text.isprintable():
         return text
     return "".join(
-        char.encode("unicode_escape").decode() if unicodedata.category(char) in _UNSEEN else char for char in text
+        char if char in keep or unicodedata.category(char) not in _UNSEEN else char.encode("unicode_escape").decode()
+        for char in text
     )
 
 

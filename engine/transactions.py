@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import anyio
 import attrs
-from anyio import NoEventLoopError
 from anyio.from_thread import run as run_in_loop
 
 from .codec import decode, encode
@@ -30,7 +29,7 @@ from .registry import find_definition
 from .run import Outcome, Run, RunView
 from .states import COMPLETED, RUNNING, transition
 from .tracebacks import describe
-from .waking import Reply, Waker, in_event_loop, standing_aside
+from .waking import Reply, Waker, in_event_loop, is_cancellation, standing_aside
 
 if TYPE_CHECKING:
     from .ports import Past
@@ -255,9 +254,7 @@ class Transaction:
     async def _result(self, run: Run, step: str, record: Record) -> Any:
         if not run.definition.has_parts:
             return None
-        if record.value is None:
-            record = await self._told(self._core.journal.load(f"step:{step}")) or record
-        return recorded_outcome(run, record).data
+        return recorded_outcome(run, await self._whole(step, record)).data
 
     async def _remade(self, past: Past, blocks: list[str]) -> Transaction:
         """A transaction inside this one again, of a run that is handed back: what was set in it, for the hooks."""
@@ -270,9 +267,13 @@ class Transaction:
         return made
 
     async def _value(self, step: str, record: Record) -> Any:
-        if record.value is None:
-            record = await self._told(self._core.journal.load(f"step:{step}")) or record
-        return decode(record.value or b"\xc0")
+        return decode((await self._whole(step, record)).value or b"\xc0")
+
+    async def _whole(self, step: str, record: Record) -> Record:
+        """The record with its value, which a big one was read without."""
+        if record.value is not None:
+            return record
+        return await self._told(self._core.journal.load(f"step:{step}")) or record
 
     async def _runs_ended(self) -> None:
         """Wait until every run that was made inside has ended."""
@@ -403,12 +404,7 @@ async def _awaited(answer: Any, seconds: float) -> Any:
 
 def _words(error: BaseException) -> str:
     """Why a transaction is rolled back."""
-    try:
-        if isinstance(error, anyio.get_cancelled_exc_class()):
-            return "it was cancelled"
-    except NoEventLoopError:
-        pass  # in a thread nothing is cancelled
-    return describe(error)
+    return "it was cancelled" if is_cancellation(error) else describe(error)
 
 
 def _on_the_spot(coroutine: Any) -> None:

@@ -36,6 +36,14 @@ def in_event_loop() -> bool:
         return False
 
 
+def is_cancellation(error: BaseException) -> bool:
+    """Whether an exception is how the event loop of this thread cancels; where there is none, nothing is cancelled."""
+    try:
+        return isinstance(error, anyio.get_cancelled_exc_class())
+    except RuntimeError:
+        return False  # perhaps the loop is gone, and a coroutine of it is being thrown away
+
+
 class Waker:
     """An event that can be set from any thread. Belongs to the loop that made it; may be waited for again and again."""
 
