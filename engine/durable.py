@@ -97,12 +97,13 @@ async def replay(run: Run) -> Outcome | None:
     assert parent.step is not None
     assert run.step is not None
     recorded = past.recorded.get(parent.step, {})
-    if run.stands_anew:
-        recorded.pop(run.step, None)
+    if run.stands_anew and recorded.pop(run.step, None) is not None:
+        run.core.journal.discard(f"step:{run.step}")
     if run.step in recorded:
         outcome = await _handed_back(run, recorded.pop(run.step), past)
         if outcome is not None:
             return outcome
+        run.core.journal.discard(f"step:{run.step}")  # should this process die, too, it must not count again
     earlier = past.unfinished.pop(run.step, None)
     if earlier is not None and (earlier.history[-1][0], SCHEDULED) in RESUME:
         _take_over(run, earlier)

@@ -90,15 +90,16 @@ async def _restarted(run: Run, earlier: Earlier, on_conflict: OnConflict) -> boo
     if on_conflict != "restart_if_failed" or (source, SCHEDULED) not in RESUME:
         return False
     entry = (SCHEDULED, "Resuming", "", run.core.clock.now())
-    taken = await run.core.journal.claim(run.id, [source], entry)
-    if taken is None:
-        return False
-    run.history = taken.history
-    go_on(run, taken.expected_start_at)
-    if run.step is not None:
-        run.past = await run.core.journal.past(run.id)
-        run.past.on_mismatch = run.definition.on_mismatch
-        agree(run, run.past)
+    with anyio.CancelScope(shield=True):  # whoever takes a run has to run it, if only to be cancelled in it
+        taken = await run.core.journal.claim(run.id, [source], entry)
+        if taken is None:
+            return False
+        run.history = taken.history
+        go_on(run, taken.expected_start_at)
+        if run.step is not None:
+            run.past = await run.core.journal.past(run.id)
+            run.past.on_mismatch = run.definition.on_mismatch
+            agree(run, run.past)
     return True
 
 

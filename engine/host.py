@@ -135,7 +135,10 @@ class Host:
 
     async def drain(self, grace_seconds: float, reason: str) -> None:
         """Wait until no member is left, and after `grace_seconds` cancel the rest; where members are kept."""
+        services = tuple(self._services)
         self.stop_services()
+        for service in services:
+            await service.wait()  # until it has let go of what it had begun
         with anyio.move_on_after(grace_seconds):
             while self._members:
                 await wait_async(self._members)

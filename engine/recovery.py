@@ -14,7 +14,7 @@ import anyio
 from .core import Core, logger
 from .durable import agree, go_on
 from .enrolment import check_choice
-from .errors import InvalidOption, JournalError, RunIdConflict, RunNotResumable, UndertowError
+from .errors import InvalidOption, JournalError, RunIdConflict, RunNotResumable
 from .memo import unserialize
 from .ports import OnMismatch, Past
 from .registry import find_definition
@@ -153,7 +153,9 @@ async def _recover_all(core: Core, max_recoveries: int, start: Callable[[Run], o
             continue
         try:
             run = await resumed(core, earlier.run_id, (CRASHED, CANCELLED))
-        except UndertowError as error:
+        except JournalError:
+            raise
+        except Exception as error:  # the user's code may raise anything
             found = await core.journal.find(earlier.run_id)
             if found is not None and found.history == earlier.history:  # else another process was faster
                 given_up.add(earlier.run_id)

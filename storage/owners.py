@@ -33,6 +33,17 @@ CLOSE = "UPDATE owner SET closed_at = ? WHERE id = ?"
 
 OTHERS = "SELECT id, host, boot, namespace, pid, started FROM owner WHERE id != ? AND closed_at IS NULL"
 
+RECORDED = """
+UPDATE run SET (state_type, ended_at, history) = (
+    SELECT iif(serializer = 'failure', 'FAILED', 'COMPLETED'), kept_at, json_insert(run.history, '$[#]', json_array(
+        iif(serializer = 'failure', 'FAILED', 'COMPLETED'),
+        coalesce(json_extract(about, '$.state'), iif(serializer = 'failure', 'Failed', 'Completed')),
+        coalesce(json_extract(about, '$.message'), ''), kept_at))
+    FROM result WHERE key = 'step:' || run.step)
+WHERE owner = ? AND ended_at IS NULL AND EXISTS (SELECT 1 FROM result WHERE key = 'step:' || run.step)
+"""
+"""Of an owner that died when outcomes of steps were on disk, and before the ends of their runs were."""
+
 BURY = """
 UPDATE run SET
     state_type = iif(state_type = 'CANCELLING', 'CANCELLED', 'CRASHED'),
@@ -90,6 +101,7 @@ async def bury_the_dead(connection: aiosqlite.Connection, own: int) -> None:
         process = Process(*described)
         if process.is_gone():
             message = f"Crash detected! Its process {process.pid} on {process.host} is gone."
+            await connection.execute(RECORDED, (number,))
             await connection.execute(BURY, {"owner": number, "now": _now(), "message": message})
             await deregister(connection, number)
 

@@ -132,8 +132,9 @@ class Service:
 
     async def _prepare(self) -> None:
         await self.connection.execute("PRAGMA busy_timeout = 10000")
-        found = [await self.scalar(f"PRAGMA {name}") for name in ("application_id", "user_version")]
+        # The tables first: another process that makes them at this moment writes them and both numbers at once.
         tables = await self.scalar("SELECT count(*) FROM sqlite_master")
+        found = [await self.scalar(f"PRAGMA {name}") for name in ("application_id", "user_version")]
         check(self.path, found[0], found[1], tables)
         await self.connection.execute("PRAGMA journal_mode = WAL")
         await self._set_synchronous("OFF" if self._durability == "none" else "NORMAL")

@@ -273,6 +273,30 @@ async def test_a_flow_that_can_not_be_loaded(
     assert ran == ["two 2"]
 
 
+async def test_a_flow_that_can_not_be_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A run that can't even be made again, because of any error in the user's code, harms neither the engine nor the others."""
+    names = ["first"]
+
+    @flow(durable=True, flow_run_name=lambda: names.pop())
+    async def nameless() -> None:
+        arrived["nameless"].set()
+        await anyio.sleep_forever()
+
+    async with Engine(tmp_path / "first.db", grace_seconds=0) as engine:
+        engine.start(nameless)
+        await at("nameless")
+        holding.add("one")
+        engine.start(journey, "one")
+        await at("one half way")
+        path = left_behind(engine, tmp_path / "app.db")
+    holding.clear()
+    async with Engine(path, recover=True) as engine:
+        await at("one over")
+        assert rows(engine, "SELECT state_name FROM flow_runs WHERE flow = 'nameless'") == [("Crashed",)]
+        assert await journey("two") == "two 1two 2"
+    assert "pop from empty list" in caplog.text
+
+
 # --- at the same moment ------------------------------------------------------------------------------------------------
 
 
@@ -334,7 +358,7 @@ async def test_a_resume_that_is_cancelled_at_once(tmp_path: Path) -> None:
 
 
 async def test_closing_while_a_run_is_taken_up(tmp_path: Path) -> None:
-    """An engine that is closed at the moment in which it takes up a run closes, and the run is not lost."""
+    """An engine that is closed at the moment in which it takes up a run does close, and the run goes on the next time."""
     path = await dead_half_way(tmp_path / "app.db", "one")
 
     class Lingering(SQLiteJournal):
@@ -350,12 +374,14 @@ async def test_closing_while_a_run_is_taken_up(tmp_path: Path) -> None:
             return super().past(root)
 
     engine = Engine(Lingering(path), recover=True, grace_seconds=0)
+    holding.add("one")
 
     def script() -> None:
         with engine:
             assert Lingering.recovering.wait(10)
 
     await anyio.to_thread.run_sync(script)
+    holding.clear()
     async with Engine(path, recover=True):
         await at("one over")
-    assert ran[-1] == "one 2"
+    assert ran == ["one 2"]

@@ -116,6 +116,29 @@ async def test_a_run_that_failed_for_good(engine: Engine, journal: ListJournal) 
     assert [run.attempts for run in journal.of("failing")[-1:]] == [9]
 
 
+async def test_a_failed_step_that_was_tried_again(engine: Engine, journal: ListJournal) -> None:
+    """A failed step that is tried again when the process dies is tried once more, and not handed back as it had failed."""
+    attempts: list[float] = []
+
+    @task
+    async def failing() -> str:
+        attempts.append(anyio.current_time())
+        if len(attempts) == 1:
+            raise ConnectionError("once")
+        await anyio.sleep(10)
+        return "done"
+
+    @flow(durable=True)
+    async def whole() -> str:
+        return await failing()
+
+    with pytest.raises(ConnectionError):
+        await whole()
+    run_id = await broken_off(engine, whole, journal, 5, journal.of("whole")[0].id)
+    assert await engine.resume(run_id) == "done"
+    assert len(attempts) == 3
+
+
 async def test_attempt_numbers_go_on(engine: Engine, journal: ListJournal) -> None:
     """A resumed task knows how many attempts there were in all."""
     numbers: list[int] = []

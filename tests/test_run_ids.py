@@ -76,6 +76,23 @@ async def plain(number: int) -> list[Any]:
     return await order.fn(number)
 
 
+@task
+async def failing() -> None:
+    ran.append("failing")
+    raise ConnectionError("no")
+
+
+@flow(durable=True)
+async def patient(number: int) -> str:
+    try:
+        await failing()
+    except ConnectionError:
+        if number in gates:
+            await gates[number].passed()
+        return "failed"
+    return "completed"
+
+
 @flow
 async def opaque() -> object:
     return object()
@@ -304,3 +321,24 @@ async def test_after_a_crash(path: Path) -> None:
             "red",
         ]
     assert ran == ["first 1", "last 1"]
+
+
+@pytest.mark.parametrize("ended", ["killed", "cancelled"])
+async def test_restarting_hands_recorded_failures_back(path: Path, ended: str) -> None:
+    """A run that was broken off, and is restarted, is handed back the failures that it had gone on with."""
+    gates[1] = Gate()
+    async with Engine(path.with_suffix(".first"), grace_seconds=0) as engine:
+        future = engine.start(patient, 1, run_id="one")
+        await gates[1].reached.wait()
+        if ended == "cancelled":
+            future.cancel()
+            await future.wait_async()
+        rows(engine, "SELECT 1")
+        with closing(sqlite3.connect(path.with_suffix(".first"))) as connection:
+            connection.execute("VACUUM INTO ?", (str(path),))
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE owner SET started = 'long ago'")
+    del gates[1]
+    async with Engine(path) as engine:
+        assert await engine.start(patient, 1, run_id="one", on_conflict="restart_if_failed") == "failed"
+    assert ran == ["failing"]
