@@ -51,9 +51,11 @@ if TYPE_CHECKING:
     from .engine.errors import LimitUnknown as LimitUnknown
     from .engine.errors import MappingLengthMismatch as MappingLengthMismatch
     from .engine.errors import MappingMissingIterable as MappingMissingIterable
+    from .engine.errors import NeverResumed as NeverResumed
     from .engine.errors import NoEngineInWorker as NoEngineInWorker
     from .engine.errors import NoHost as NoHost
     from .engine.errors import NotCallable as NotCallable
+    from .engine.errors import NotInFlow as NotInFlow
     from .engine.errors import ParameterInvalid as ParameterInvalid
     from .engine.errors import ResultNotSerializable as ResultNotSerializable
     from .engine.errors import ResultUnreadable as ResultUnreadable
@@ -61,14 +63,20 @@ if TYPE_CHECKING:
     from .engine.errors import RolledBack as RolledBack
     from .engine.errors import RunCancelled as RunCancelled
     from .engine.errors import RunCrashed as RunCrashed
+    from .engine.errors import RunEnded as RunEnded
     from .engine.errors import RunError as RunError
     from .engine.errors import RunFailed as RunFailed
     from .engine.errors import RunIdConflict as RunIdConflict
+    from .engine.errors import RunNotPaused as RunNotPaused
     from .engine.errors import RunNotResumable as RunNotResumable
+    from .engine.errors import RunPaused as RunPaused
     from .engine.errors import RunSkipped as RunSkipped
     from .engine.errors import RunTimedOut as RunTimedOut
     from .engine.errors import RunUnfinished as RunUnfinished
+    from .engine.errors import RunUnknown as RunUnknown
+    from .engine.errors import ScheduleUnknown as ScheduleUnknown
     from .engine.errors import SelfDependency as SelfDependency
+    from .engine.errors import SignalTimeout as SignalTimeout
     from .engine.errors import SignatureMismatch as SignatureMismatch
     from .engine.errors import Skip as Skip
     from .engine.errors import SlotTimeout as SlotTimeout
@@ -80,6 +88,9 @@ if TYPE_CHECKING:
     from .engine.errors import WorkerDied as WorkerDied
     from .engine.errors import WorkersKeepDying as WorkersKeepDying
     from .engine.errors import WouldBlock as WouldBlock
+    from .engine.events import Event as Event
+    from .engine.events import Events as Events
+    from .engine.events import RunNotHere as RunNotHere
     from .engine.flow import Flow as Flow
     from .engine.flow import flow as flow
     from .engine.futures import Future as Future
@@ -87,8 +98,13 @@ if TYPE_CHECKING:
     from .engine.futures import as_completed as as_completed
     from .engine.futures import wait as wait
     from .engine.futures import wait_async as wait_async
+    from .engine.health import Health as Health
     from .engine.limits import Limit as Limit
     from .engine.limits import RateLimit as RateLimit
+    from .engine.pausing import pause_flow_run as pause_flow_run
+    from .engine.pausing import resume_flow_run as resume_flow_run
+    from .engine.pausing import suspend_flow_run as suspend_flow_run
+    from .engine.plans import Plan as Plan
     from .engine.project import SettingsUnreadable as SettingsUnreadable
     from .engine.recurrence import RRule as RRule
     from .engine.retry import exponential_backoff as exponential_backoff
@@ -98,9 +114,14 @@ if TYPE_CHECKING:
     from .engine.schedules import At as At
     from .engine.schedules import Schedule as Schedule
     from .engine.schedules import ScheduleInvalid as ScheduleInvalid
+    from .engine.secrets import Secret as Secret
+    from .engine.secrets import SecretNotRecordable as SecretNotRecordable
+    from .engine.serving import serve as serve
     from .engine.settings import SettingInvalid as SettingInvalid
     from .engine.settings import SettingUnknown as SettingUnknown
     from .engine.settings import temporary_settings as temporary_settings
+    from .engine.signals import send_signal as send_signal
+    from .engine.signals import wait_for_signal as wait_for_signal
     from .engine.slots import concurrency as concurrency
     from .engine.slots import rate_limit as rate_limit
     from .engine.states import Cancelled as Cancelled
@@ -143,20 +164,28 @@ _HOMES = {
     "engine.errors": (
         "ArgumentsTooDeep CannotTravel EngineClosed EngineOpen Fail IllegalTransition InvalidOption JournalClosed "
         "JournalCorrupt JournalError JournalFull JournalLocked JournalMissing JournalReadOnly JournalTooNew "
-        "LimitImpossible LimitUnknown MappingLengthMismatch MappingMissingIterable NoEngineInWorker NoHost "
-        "NotCallable ParameterInvalid ResultNotSerializable ResultUnreadable RetryAfter RolledBack RunCancelled "
-        "RunCrashed RunError RunFailed RunIdConflict RunNotResumable RunSkipped RunTimedOut RunUnfinished "
-        "SelfDependency SignatureMismatch Skip SlotTimeout StepMismatch UncacheableArgument UndertowError "
+        "LimitImpossible LimitUnknown MappingLengthMismatch MappingMissingIterable NeverResumed NoEngineInWorker "
+        "NoHost NotCallable NotInFlow ParameterInvalid ResultNotSerializable ResultUnreadable RetryAfter "
+        "RolledBack RunCancelled RunCrashed RunEnded RunError RunFailed RunIdConflict RunNotPaused "
+        "RunNotResumable RunPaused RunSkipped RunTimedOut RunUnfinished RunUnknown ScheduleUnknown SelfDependency "
+        "SignalTimeout SignatureMismatch Skip SlotTimeout StepMismatch UncacheableArgument UndertowError "
         "UnknownOption UpstreamFailed WorkerDied WorkersKeepDying WouldBlock"
     ),
+    "engine.events": "Event Events RunNotHere",
     "engine.flow": "Flow flow",
     "engine.futures": "Future FutureList as_completed wait wait_async",
+    "engine.health": "Health",
     "engine.limits": "Limit RateLimit",
+    "engine.pausing": "pause_flow_run resume_flow_run suspend_flow_run",
+    "engine.plans": "Plan",
     "engine.retry": "exponential_backoff",
     "engine.run": "RunView",
     "engine.runtime": "get_run_logger",
     "engine.project": "SettingsUnreadable",
+    "engine.secrets": "Secret SecretNotRecordable",
     "engine.settings": "SettingInvalid SettingUnknown temporary_settings",
+    "engine.serving": "serve",
+    "engine.signals": "send_signal wait_for_signal",
     "engine.slots": "concurrency rate_limit",
     "engine.states": "Cancelled Completed Crashed Failed Pending Running Scheduled Skipped State StateType",
     "engine.task": "Task task",

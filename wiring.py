@@ -20,20 +20,28 @@ from typing import Any, TypeAlias, TypeVar, overload
 import anyio
 
 from .engine import context, settings
+from .engine.background import start
 from .engine.core import Core
 from .engine.enrolment import OnConflict, call_digest, check_choice, enrolled, taking_part
 from .engine.errors import EngineClosed, EngineOpen, InvalidOption
+from .engine.events import Events, find_events
+from .engine.finishing import undisturbed
 from .engine.flow import Flow
 from .engine.futures import Future
-from .engine.host import Host, Life, Portal, open_host
+from .engine.health import Health, check_health
+from .engine.host import Host, Portal, open_host
 from .engine.limits import LimitLike, Limits
 from .engine.logs import Logs
-from .engine.pipeline import member
+from .engine.plans import Plan
 from .engine.ports import Clock, Journal, Observer, OnMismatch, Randomness
 from .engine.recovery import forked, recover, resumed
-from .engine.run import CLOSED, Run
+from .engine.run import CLOSED
+from .engine.serving import claim_names, serve_plans
+from .engine.settings import Settings
+from .engine.signals import hear
 from .engine.spill import Budget
 from .engine.task import Task
+from .engine.timetable import Schedules
 from .runners import InlineRunner, ThreadRunner
 from .storage import SQLiteJournal
 from .storage.schema import Durability
@@ -52,7 +60,8 @@ class Engine:
 
     `journal` is the path of an SQLite file, `":memory:"`, or a journal of your own. `limits` maps names to numbers of
     slots, `Limit(...)` or `RateLimit(...)`. `threads` bounds the threads of submitted sync tasks. `grace_seconds` is
-    how long background runs may go on when the engine is closed, before they are cancelled.
+    how long background runs may go on when the engine is closed, before they are cancelled. A scheduled run that has
+    not begun `late_after` seconds after its time (default: 15) is Late.
 
     With `recover=True` durable flow runs that were broken off, by the death of their process or by the closing of their
     engine, go on by themselves, each at most `max_recoveries` times. `keep_for` and `keep_runs` bound how long runs
@@ -73,6 +82,7 @@ class Engine:
         grace_seconds: float | None = None,
         recover: bool | None = None,
         max_recoveries: int | None = None,
+        late_after: float | None = None,
         keep_for: timedelta | None = None,
         keep_runs: int | None = None,
         result_budget_bytes: int | None = None,
@@ -92,6 +102,7 @@ class Engine:
             grace_seconds=grace_seconds,
             recover=recover,
             max_recoveries=max_recoveries,
+            late_after=late_after,
             keep_for=keep_for,
             keep_runs=keep_runs,
             result_budget_bytes=result_budget_bytes,
@@ -104,21 +115,9 @@ class Engine:
         elif not callable(getattr(journal, "record", None)):
             raise InvalidOption("journal", journal, "a path, ':memory:', or a journal of your own")
         self._max_recoveries = chosen.max_recoveries if chosen.recover else 0
-        budget = chosen.result_budget_bytes
-        ports: dict[str, Any] = {"clock": clock, "monotonic": monotonic, "random": random, "observers": observers}
-        given = {name: port for name, port in ports.items() if port is not None}
         self.grace_seconds = chosen.grace_seconds
-        self.core = Core(
-            journal=journal,
-            inline=InlineRunner(),
-            threads=ThreadRunner(chosen.threads),
-            portal=Portal(chosen.backend),
-            limits=Limits(chosen.limits, **({"now": monotonic} if monotonic else {})),
-            budget=None if budget is None else Budget(budget),
-            is_open=False,
-            logs=Logs(chosen),
-            **given,
-        )
+        ports = {"clock": clock, "monotonic": monotonic, "random": random, "observers": list(observers or ())}
+        self.core = _made(chosen, journal, {name: port for name, port in ports.items() if port is not None})
         self._stack = AsyncExitStack()
         self._sync_stack = ExitStack()
 
@@ -134,7 +133,7 @@ class Engine:
         if self.core.is_open:
             raise EngineOpen
         context.check_engines_allowed()
-        self.core.journal.listen(self.core.cancel_flow)
+        self.core.journal.listen(partial(hear, self.core))
         self.core.journal.open()
         self.core.logs.start()
         self.core.is_open = True
@@ -143,7 +142,8 @@ class Engine:
     def close(self) -> None:
         """End the portal's runs, write what is left, and close the journal. Closing twice is harmless."""
         if self.core.is_open:
-            self.core.is_open = False
+            self.core.is_open = self.core.is_closing = False
+            self.core.served.clear()
             context.leave(self.core)
             self.core.portal.close(self.grace_seconds)
             self.core.logs.stop()
@@ -191,16 +191,16 @@ class Engine:
         finally:
             del error
             self.core.host = None
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(self.close)
+            await undisturbed(anyio.to_thread.run_sync, self.close)
 
     async def _recovering(self, host: Host) -> None:
-        await recover(self.core, self._max_recoveries, partial(self._start, host=host))
+        await recover(self.core, self._max_recoveries, partial(start, self.core, host=host))
 
     async def _drain(self) -> None:
         """Let background runs end by themselves for the grace period, then cancel what is left."""
         host = self.core.host
         assert host is not None
+        self.core.is_closing = True
         await host.drain(self.grace_seconds, CLOSED)
 
     @asynccontextmanager
@@ -247,7 +247,7 @@ class Engine:
         It is handed back what the recorded run called before the step `at`, given by the id of its task run (or the
         beginning of it); that step and all that was called later run anew. Raises `RunNotResumable`.
         """
-        return self._start(await forked(self.core, run_id, at, new_id, on_mismatch))
+        return start(self.core, await forked(self.core, run_id, at, new_id, on_mismatch))
 
     # --- background runs ---------------------------------------------------------------------------------------
 
@@ -290,25 +290,70 @@ class Engine:
         """
         if not isinstance(definition, Flow | Task):
             raise InvalidOption("start", definition, "a @flow or a @task")
-        if not self.core.is_open:
+        if not self.core.is_open or self.core.is_closing:
             raise EngineClosed(f"Starting {definition.name}")
         check_choice(run_id, on_conflict)
         run = definition.make_run(args, kwargs, core=self.core, run_id=run_id, parentless=True)
         if run_id is None:
             self.core.journal.record(run)
-            return self._start(run)
+            return start(self.core, run)
         run.call = call_digest(run)
         run.given_name = run.given_name or f"{definition.name}-{run_id}"
         future = taking_part(self.core, run, on_conflict)
-        if future is None:
-            future = self.core.enrolled[run_id] = self._start(run, partial(enrolled, on_conflict=on_conflict))
-        return future
+        return start(self.core, run, partial(enrolled, on_conflict=on_conflict)) if future is None else future
 
-    def _start(self, run: Run, life: Life = member, host: Host | None = None) -> Future[Any]:
-        run.host = host = host or self.core.host or self.core.portal.host()
-        future: Future[Any] = Future(run, host)
-        host.spawn(life, run, future)
-        return future
+    def handle(self, run_id: str) -> Future[Any] | None:
+        """The future of a background run of this process by its id, while anybody holds it; `None` for any other."""
+        return self.core.background.get(run_id)
+
+    def events(self, run_id: str) -> Events:
+        """What happens to a run of this process, and inside it: `async for event in engine.events(run_id)`.
+
+        Its history so far comes first, and its final state last. Raises `RunNotHere`.
+        """
+        return find_events(self.core, run_id)
+
+    async def health(self, timeout: float = 2.0) -> Health:
+        """How the engine is, for probes: found out within `timeout` seconds. Raises nothing."""
+        return await check_health(self.core, timeout)
+
+    # --- by themselves -----------------------------------------------------------------------------------------
+
+    def serve(self, *plans: Plan) -> None:
+        """Run flows when their plans say so, for as long as the engine is open: `engine.serve(flow.on(cron=...))`.
+
+        A plain call, for a web application's lifespan or a script: the engine owns the runs, waits for them for
+        `grace_seconds` when it is closed, and then cancels them. Raises `EngineClosed` and `InvalidOption`.
+        """
+        if not self.core.is_open or self.core.is_closing:
+            raise EngineClosed("Serving schedules")
+        claim_names(self.core, plans)
+        if self.core.host is not None:
+            self.core.host.serve(serve_plans, self.core, plans, self.core.host)
+        else:
+            self.core.portal.serve(partial(serve_plans, self.core, plans))
+
+    @property
+    def schedules(self) -> Schedules:
+        """The schedules in the journal: `await engine.schedules.pause(name)`, `resume`, `trigger` and `backfill`."""
+        return Schedules(self.core)
+
+
+def _made(chosen: Settings, journal: Journal, ports: Mapping[str, Any]) -> Core:
+    """The core of an engine with these settings."""
+    now = {"now": ports["monotonic"]} if "monotonic" in ports else {}
+    return Core(
+        journal=journal,
+        inline=InlineRunner(),
+        threads=ThreadRunner(chosen.threads),
+        portal=Portal(chosen.backend),
+        limits=Limits(chosen.limits, pool=journal.pool, **now),
+        budget=None if chosen.result_budget_bytes is None else Budget(chosen.result_budget_bytes),
+        is_open=False,
+        late_after=chosen.late_after,
+        logs=Logs(chosen),
+        **ports,
+    )
 
 
 _default: list[Engine] = []

@@ -24,14 +24,20 @@ except ModuleNotFoundError as missing:
 from ..engine.errors import UndertowError
 from .options import EXIT_CODES, FAILURE, INTERRUPTED, SUCCESS, complain
 from .verbs_act import cancel, resume
+from .verbs_bench import bench_verb
 from .verbs_care import completion, doctor, version
 from .verbs_config import config
 from .verbs_draw import graph, report
 from .verbs_logs import logs
 from .verbs_look import ls, show, why
 from .verbs_run import run
+from .verbs_schedules import list_schedules, schedule
+from .verbs_serve import serve
 
-VERBS = (run, ls, show, why, logs, graph, report, resume, cancel, config, doctor, completion, version)
+VERBS = (
+    *(run, ls, show, why, logs, graph, report, resume, cancel),
+    *(serve, list_schedules, schedule, bench_verb, config, doctor, completion, version),
+)
 
 
 class CommandLine(click.Group):

@@ -22,15 +22,13 @@ from typing import Any
 import attrs
 
 from ..engine.errors import JournalError
+from ..storage.checkpoints import has_race
 from ..storage.owners import Process
 from ..storage.reading import Reader
 from ..storage.schema import VERSION
 from .wording import counted, size
 
 DISTRIBUTIONS = ("undertow", "anyio", "trio", "attrs", "msgpack", "aiosqlite")
-
-RACE_FIXED = (3, 51, 3)
-"""From this SQLite on, several processes may write to one WAL without the race in its reset."""
 
 LOW_BYTES, SCARCE_BYTES = 64 * 2**20, 2**30
 BIG_WAL_BYTES = 256 * 2**20
@@ -74,7 +72,7 @@ def examine(path: str, is_named: bool, thorough: bool = True) -> Iterator[Findin
             yield _integrity(reader, thorough)
             yield _wal(file)
             yield from _owned(owners)
-            yield _sqlite(sum(not owner["gone"] for owner in owners))
+            yield _sqlite()
             yield from _result_files(reader, Path(f"{file.resolve()}.results"))
             yield _content(reader)
     except JournalError as error:
@@ -95,16 +93,13 @@ def _versions() -> Iterator[Finding]:
     yield Finding("versions", Verdict.OK, ", ".join(f"{name} {version}" for name, version in found.items()))
 
 
-def _sqlite(writers: int) -> Finding:
+def _sqlite() -> Finding:
+    """Several processes of undertow may write to one journal with any version of SQLite."""
     said = f"SQLite {sqlite3.sqlite_version}"
-    if sqlite3.sqlite_version_info >= RACE_FIXED:
+    if has_race(sqlite3.sqlite_version_info):
+        said += ", which has the WAL-reset race; undertow's checkpoints avoid it (other programs had better only read)"
         return Finding("sqlite", Verdict.OK, said)
-    fixed = ".".join(map(str, RACE_FIXED))
-    said += f": before {fixed}, several processes that write to one journal can meet the WAL-reset race"
-    if writers < 2:
-        return Finding("sqlite", Verdict.OK, f"{said}; {'one has' if writers else 'none has'} this one open")
-    remedy = f"Use a Python with SQLite {fixed} or later, or give each process a journal of its own."
-    return Finding("sqlite", Verdict.WARNING, f"{said}, and {writers} have this one open", remedy)
+    return Finding("sqlite", Verdict.OK, f"{said}, without the WAL-reset race")
 
 
 # --- the file --------------------------------------------------------------------------------------------------

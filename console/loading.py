@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 from ..engine.errors import SignatureMismatch, UndertowError
 from ..engine.flow import Flow
 from ..engine.parameters import validate
+from ..engine.plans import Plan
 from ..engine.task import Task
 from .wording import cut
 
@@ -54,18 +55,46 @@ class ArgumentsMismatch(UndertowError, TypeError):
 
 def find_flow(target: str) -> Flow[..., Any]:
     """The flow that `module:flow` or `path/to/file.py:flow` names. Raises `FlowNotFound`."""
+    module, place, path, found = _find(target)
+    if not isinstance(found, Flow):
+        raise FlowNotFound(target, _what_it_is(found, place, path), _suggest(module, place))
+    return found
+
+
+def find_served(target: str) -> Flow[..., Any] | list[Plan]:
+    """What can be served of a module: the flow, or the plan, that is named, or all plans at the module's top level.
+
+    Raises `FlowNotFound`.
+    """
+    module, place, path, found = _find(target)
+    if isinstance(found, Flow):
+        return found
+    if isinstance(found, Plan):
+        return [found]
+    if not isinstance(found, ModuleType):
+        raise FlowNotFound(target, _what_it_is(found, place, path), _suggest(module, place))
+    plans = [value for value in vars(module).values() if isinstance(value, Plan)]
+    if not plans:
+        remedy = f"Name a flow, or define one there: plan = a_flow.on(cron='@daily'). {_suggest(module, place)}"
+        raise FlowNotFound(target, "it defines no plan at its top level", remedy)
+    return list({id(plan): plan for plan in plans}.values())
+
+
+def _find(target: str) -> tuple[ModuleType, str, str, Any]:
+    """The module that is named, its name, the rest of what was written, and what that names in it."""
     place, _, path = target.rpartition(":")
     if not place:
         place, path = target, ""
     module = _load(target, place)
     found: Any = module
     for name in path.split(".") if path else ():
-        found = getattr(found, name, _MISSING)
+        try:
+            found = getattr(found, name, _MISSING)
+        except Exception as error:  # a property, or a module's own __getattr__
+            raise FlowNotFound(target, f"looking for {name!r} in it raised {_said(error)}", "Name a flow.") from None
         if found is _MISSING:
             raise FlowNotFound(target, f"{place} has no {path!r}", _suggest(module, place, path))
-    if not isinstance(found, Flow):
-        raise FlowNotFound(target, _what_it_is(found, place, path), _suggest(module, place))
-    return found
+    return module, place, path, found
 
 
 def _what_it_is(found: object, place: str, path: str) -> str:
@@ -103,13 +132,15 @@ def _load(target: str, place: str) -> ModuleType:
         if error.name is not None and (place == error.name or place.startswith(f"{error.name}.")):
             raise FlowNotFound(target, f"there is no module {error.name!r}", _suggest_module(place)) from None
         _fail(target, place, error)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a module may raise anything, such as SystemExit
         _fail(target, place, error)
 
 
 def _load_file(target: str, file: Path) -> ModuleType:
-    if not file.is_file():
-        close = get_close_matches(file.name, [other.name for other in file.parent.glob("*.py")], 1)
+    if not _is_file(file):
+        close = get_close_matches(file.name, _modules(file.parent), 1)
         remedy = f"Did you mean {file.parent / close[0]}?" if close else f"The folder is {file.parent.absolute()}."
         raise FlowNotFound(target, "there is no such file", remedy)
     file = file.resolve()
@@ -125,8 +156,24 @@ def _load_file(target: str, file: Path) -> ModuleType:
             return importlib.import_module(name)
         # A file with the name of a module that is in use already, such as random.py: it gets a name of its own.
         return _load_apart(f"_{name}_", file)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         _fail(target, str(file), error)
+
+
+def _is_file(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except OSError:  # a name that is too long
+        return False
+
+
+def _modules(folder: Path) -> list[str]:
+    try:
+        return [file.name for file in folder.glob("*.py")]
+    except OSError:
+        return []
 
 
 def _load_apart(name: str, file: Path) -> ModuleType:
@@ -147,7 +194,7 @@ def _suggest_module(place: str) -> str:
 
 def _fail(target: str, place: str, error: BaseException) -> NoReturn:
     """One line about a module that could not be executed, with the place in it."""
-    said = cut(f"{type(error).__name__}: {error}", 300)
+    said = _said(error)
     where = ""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_machinery(frame.filename)]
     if isinstance(error, SyntaxError) and error.filename:
@@ -157,6 +204,10 @@ def _fail(target: str, place: str, error: BaseException) -> NoReturn:
         where = f" ({frames[-1].filename}, line {frames[-1].lineno})"
     command = f"python {place}" if place.endswith(".py") else f"python -c 'import {place}'"
     raise FlowNotFound(target, f"importing it raised {said}{where}", f"For the traceback: {command}") from None
+
+
+def _said(error: BaseException) -> str:
+    return cut("".join(traceback.format_exception_only(error)), 300)
 
 
 def _is_machinery(filename: str) -> bool:
@@ -178,11 +229,11 @@ def read_parameters(given: Iterable[str]) -> dict[str, tuple[Any, str]]:
             raise ParameterUnreadable(text, f"{name!r} is no name of a parameter")
         if name in read:
             raise ParameterUnreadable(text, f"{name!r} is given twice")
-        read[name] = _value(written), written
+        read[name] = read_value(written), written
     return read
 
 
-def _value(written: str) -> Any:
+def read_value(written: str) -> Any:
     """JSON if it is JSON, else the text itself."""
     try:
         return json.loads(written, parse_constant=_no_constant)

@@ -7,6 +7,7 @@ limits, for its next attempt, and how long its body ran. Nothing of a run is kep
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -47,6 +48,15 @@ class FunctionMetrics:
     running: Total = attrs.field(factory=Total)
     """In its body, over all attempts."""
 
+    def add(self, history: Sequence[Entry], attempts: int) -> None:
+        """Add a run that has ended."""
+        last = history[-1][1]
+        self.ended[last] = self.ended.get(last, 0) + 1
+        self.attempts += attempts
+        for total, seconds in zip((self.queued, self.slots, self.delays, self.running), phases(history), strict=True):
+            if seconds is not None:
+                total.add(seconds)
+
 
 class Metrics:
     """An observer that adds up what runs took: `metrics = Metrics(); Engine(observers=[metrics])`.
@@ -67,14 +77,7 @@ class Metrics:
             mine = self.functions.get(definition.name)
             if mine is None:
                 mine = self.functions[definition.name] = FunctionMetrics(definition.kind)
-            last = run.history[-1][1]
-            mine.ended[last] = mine.ended.get(last, 0) + 1
-            mine.attempts += run.attempts
-            for total, seconds in zip(
-                (mine.queued, mine.slots, mine.delays, mine.running), phases(run.history), strict=True
-            ):
-                if seconds is not None:
-                    total.add(seconds)
+            mine.add(run.history, run.attempts)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain data, by the name of the function."""
@@ -82,7 +85,7 @@ class Metrics:
             return {name: attrs.asdict(mine) for name, mine in self.functions.items()}
 
 
-def phases(history: list[Entry]) -> tuple[float | None, float | None, float | None, float | None]:
+def phases(history: Sequence[Entry]) -> tuple[float | None, float | None, float | None, float | None]:
     """Seconds a run was queued, waited for slots, waited for its next attempt, and ran; `None` where it never did."""
     spent: dict[str, float] = {}
     for (kind, name, _, since), (_, _, _, until) in pairwise(history):

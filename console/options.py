@@ -14,13 +14,16 @@ from ..engine.states import NAMES, StateType
 from ..storage.reading import Reader
 from .page import Page
 from .running import journal_path
-from .wording import safe
+from .wording import cut, safe
 
 SUCCESS, FAILURE, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 EXIT_CODES = """\
 Exit codes: 0 done; 1 the flow failed, or `doctor` found a problem; 2 it could not be done as it was asked for; \
 130 interrupted."""
+
+LONGEST_COMPLAINT = 2_000
+"""Characters of a complaint, which may repeat what was written on the command line."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -32,7 +35,7 @@ def now() -> int:
 
 def complain(message: str, code: int = USAGE) -> int:
     """Say one line on stderr, and return the exit code."""
-    Page(stderr=True).write(f"undertow: {safe(message)}\n")
+    Page(stderr=True).write(f"undertow: {cut(message, LONGEST_COMPLAINT)}\n")
     return code
 
 
@@ -55,6 +58,18 @@ def with_journal(command: Command) -> Command:
         help="The journal; else $UNDERTOW_JOURNAL, else ~/.undertow/journal.db.",
     )
     return journal(with_json(command))
+
+
+def with_parameters(command: Command) -> Command:
+    """The option that gives a flow its arguments."""
+    said = "An argument: JSON, or else text. Repeatable."
+    return click.option("--param", "-p", "given", metavar="NAME=VALUE", multiple=True, help=said)(command)
+
+
+def with_backend(command: Command) -> Command:
+    """The option that chooses the event loop."""
+    kinds = click.Choice(["asyncio", "trio"])
+    return click.option("--backend", type=kinds, default="asyncio", show_default=True, help="The event loop.")(command)
 
 
 def with_run(command: Command) -> Command:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console, RenderableType
 from rich.table import Table
@@ -35,8 +35,8 @@ _WITHOUT_UNICODE = str.maketrans({"├": "|", "│": "|", "└": "`", "─": "-"
 class Page:
     """Where output goes: knows how wide it may be and which characters it can hold."""
 
-    def __init__(self, stderr: bool = False) -> None:
-        self._file = sys.stderr if stderr else sys.stdout
+    def __init__(self, stderr: bool = False, file: TextIO | None = None) -> None:
+        self._file = file or (sys.stderr if stderr else sys.stdout)
         self._console = Console(file=self._file, highlight=False, markup=False, emoji=False)
         if not self.is_terminal:
             self._console.width = 100_000

@@ -55,6 +55,8 @@ class Filter:
     since: int | None = None
     until: int | None = None
     """When it was made, in microseconds."""
+    late: bool | None = None
+    """A schedule fired it, and it was late in beginning."""
 
 
 @attrs.frozen
@@ -166,6 +168,8 @@ _CONDITIONS = {
     "tags": "NOT EXISTS (SELECT value FROM json_each(:tags) EXCEPT SELECT value FROM json_each(run.tags))",
     "since": f"{_MADE} >= :since",
     "until": f"{_MADE} < :until",
+    "late": """history LIKE '%"Late"%' AND :late AND EXISTS (
+        SELECT 1 FROM json_each(history) WHERE json_extract(value, '$[1]') = 'Late')""",
 }
 
 
@@ -177,6 +181,7 @@ def recent_flows(reader: Reader, limit: int, wanted: Filter = Filter()) -> list[
         "tags": json.dumps(wanted.tags) if wanted.tags else None,
         "since": wanted.since,
         "until": wanted.until,
+        "late": wanted.late,
     }
     given = {name: value for name, value in given.items() if value is not None}
     conditions = " AND ".join([_OUTERMOST, *(_CONDITIONS[name] for name in given)])
@@ -199,9 +204,10 @@ def family(reader: Reader, run_id: str) -> list[RunRecord]:
 def process_gone(reader: Reader, run: RunRecord) -> bool:
     """Whether the run has not ended although it is certain that its process has.
 
-    It is marked Crashed when the journal is next opened for writing; who only reads must say so.
+    It is marked Crashed when the journal is next opened for writing; who only reads must say so. A suspended run needs
+    no process.
     """
-    if run.ended is not None:
+    if run.ended is not None or run.state.name == "Suspended":
         return False
     owners = reader.rows(
         "SELECT host, boot, namespace, pid, started, closed_at FROM owner"

@@ -71,7 +71,8 @@ def reasons(run: RunRecord, known: Known, now: int) -> list[Reason]:
             )
         else:
             answer = _WAITING.get(current.state.type, _says)(current, known, now)
-        chain.append(Reason(current, answer.word, answer.said))
+        said = answer.said + _was_late(current) if not chain else answer.said
+        chain.append(Reason(current, answer.word, said))
         current = answer.next
     return chain
 
@@ -79,6 +80,7 @@ def reasons(run: RunRecord, known: Known, now: int) -> list[Reason]:
 # --- what has not ended ----------------------------------------------------------------------------------------
 
 _LIMITS = re.compile(r"No slot free of (.+)\.")
+_OVERLAP = re.compile(r"\brun (\S+) of the same schedule")
 _DELAY = re.compile(r"the next is in ([0-9.e+-]+) s\.")
 
 
@@ -95,12 +97,18 @@ def _scheduled(run: RunRecord, known: Known, now: int) -> Answer:
         said = f"Attempt {run.attempts} failed{_raised(run)}. The next one {_to_begin(_next_attempt(run), now)}."
         return Answer("retry", said)
     if state.name == "Late":
-        return Answer(
-            "late", f"It is Late: it {_to_begin(run.expected_start, now)}. {cut(state.message, 500)}".rstrip()
-        )
+        said = f"It is Late: it {_to_begin(run.expected, now)}. {cut(state.message, 500)}".rstrip()
+        return Answer("late", said + _others(run, known), _ahead(run, known))
     if state.name == "Resuming":
         return Answer("resuming", f"It was resumed {duration(now - state.at)} ago, and begins again.")
-    return Answer("scheduled", f"It {_to_begin(run.expected_start, now)}. {cut(state.message, 500)}".rstrip())
+    said = f"It {_to_begin(run.expected, now)}. {cut(state.message, 500)}".rstrip()
+    return Answer("scheduled", said, _ahead(run, known))
+
+
+def _ahead(run: RunRecord, known: Known) -> RunRecord | None:
+    """The run of an earlier fire of the same schedule that is in its way."""
+    found = _OVERLAP.search(run.state.message)
+    return known.run(found[1]) if found else None
 
 
 def _next_attempt(run: RunRecord) -> int | None:
@@ -222,7 +230,7 @@ def _cancelled(run: RunRecord, known: Known) -> Answer:
     above = known.run(run.parent_id) if run.parent_id is not None and "its caller was cancelled" in said else None
     if above is not None and above.ended is not None and above.state.type in ("FAILED", "CRASHED", "CANCELLED"):
         return Answer("caller", said, above)
-    return Answer("cancelled", said)
+    return Answer("cancelled", said, _ahead(run, known))
 
 
 def _skipped(run: RunRecord, known: Known) -> Answer:
@@ -232,7 +240,11 @@ def _skipped(run: RunRecord, known: Known) -> Answer:
         return Answer("upstream failed", f"It never began. {cut(run.state.message, 500)}", bad[0])
     if run.state.message.startswith("Trigger "):
         return Answer("trigger", f"It never began. {cut(run.state.message, 500)}.")
-    return Answer("skipped", f"It skipped itself: {cut(run.state.message, 500)}" if run.started else run.state.message)
+    if run.started:
+        return Answer("skipped", f"It skipped itself: {cut(run.state.message, 500)}")
+    ahead = _ahead(run, known)
+    word = "overlap" if ahead is not None else "missed" if run.state.message.startswith("missed: ") else "skipped"
+    return Answer(word, f"It never began. {_sentence(run.state.message)}" if run.schedule else run.state.message, ahead)
 
 
 def _ended_so(run: RunRecord, known: Known) -> Answer:
@@ -248,7 +260,21 @@ _ENDED = {
 }
 
 
+def _was_late(run: RunRecord) -> str:
+    """That it began later than it was to, and why."""
+    late = run.late
+    if late is None or late is run.state or run.nominal is None:
+        return ""
+    began = "" if run.started is None else f" It began {duration(run.started - run.nominal)} late."
+    return f"{began} It was Late: {cut(late.message, 300)}"
+
+
 # --- words -----------------------------------------------------------------------------------------------------
+
+
+def _sentence(text: str) -> str:
+    line = cut(text, 500)
+    return line[:1].upper() + line[1:]
 
 
 def _raised(run: RunRecord) -> str:

@@ -62,7 +62,21 @@ class RunRecord:
     upstreams: tuple[str, ...] = ()
     error: str | None = None
     expected_start: int | None = None
-    """When it, or its next attempt, is to begin."""
+    """When its next attempt is to begin."""
+    schedule: str | None = None
+    """The schedule that fired it."""
+    nominal: int | None = None
+    """The time that the schedule fired it for."""
+
+    @property
+    def expected(self) -> int | None:
+        """When it, or its next attempt, is to begin."""
+        return self.nominal if self.expected_start is None else self.expected_start
+
+    @property
+    def late(self) -> Change | None:
+        """When it was found to be late in beginning, and why."""
+        return next((change for change in self.states if change.name == "Late"), None)
 
     @property
     def state(self) -> Change:
@@ -130,10 +144,10 @@ def default_name(function: str, run_id: str) -> str:
 
 
 def decode(row: dict[str, Any]) -> RunRecord:
-    """A record of a row of the journal's table of runs."""
+    """A record of a row of the journal's table of runs. One that makes no sense raises a `ValueError` or the like."""
     details = json.loads(row["details"]) if row["details"] else {}
     parameters = details.get("parameters")
-    return RunRecord(
+    run = RunRecord(
         id=row["id"],
         kind=row["kind"],
         function=row["function"],
@@ -150,6 +164,41 @@ def decode(row: dict[str, Any]) -> RunRecord:
         upstreams=tuple(details.get("upstreams") or ()),
         error=details.get("error"),
         expected_start=details.get("expected_start_at"),
+        schedule=details.get("schedule"),
+        nominal=details.get("nominal"),
+    )
+    if not _makes_sense(run):
+        raise ValueError(f"a row of run {run.id!r}")
+    return run
+
+
+LAST = 253_370_764_800_000_000
+"""No moment lies beyond the year 9998, so that all have a date in every time zone."""
+
+
+def _makes_sense(run: RunRecord) -> bool:
+    """Whether a run that was read says what a run can say: somebody else may have made the file."""
+    said = [
+        run.id,
+        run.kind,
+        run.function,
+        run.name,
+        run.parent_id,
+        run.version,
+        run.error,
+        run.schedule,
+        *run.tags,
+        *run.upstreams,
+    ]
+    said += [text for change in run.states for text in change[:3]]
+    times = [run.started, run.ended, run.expected_start, run.nominal, *(change.at for change in run.states)]
+    return (
+        bool(run.states)
+        and all(text is None or isinstance(text, str) for text in said)
+        and all(at is None or (isinstance(at, int) and 0 <= at < LAST) for at in times)
+        and isinstance(run.attempts, int)
+        and isinstance(run.map_index, int | None)
+        and isinstance(run.parameters, dict | None)
     )
 
 
@@ -170,6 +219,8 @@ def record_of(run: Run) -> RunRecord:
         version=run.definition.version,
         parameters=json.loads(run.parameters) if run.parameters else None,
         error=run.error,
+        schedule=None if run.fire is None else run.fire.schedule,
+        nominal=None if run.fire is None else run.fire.nominal,
     )
 
 
@@ -189,8 +240,9 @@ def as_document(run: RunRecord) -> dict[str, Any]:
         "attempts": run.attempts,
         "parameters": run.parameters,
         "tags": list(run.tags),
+        "schedule": run.schedule,
         "created_at": iso(run.made),
-        "expected_start_at": iso(run.expected_start),
+        "expected_start_at": iso(run.expected),
         "started_at": iso(run.started),
         "ended_at": iso(run.ended),
         "duration_seconds": None if run.ended is None or run.started is None else (run.ended - run.started) / 1e6,

@@ -66,6 +66,20 @@ def flow_list(lines: Iterable[FlowLine], now: int) -> Table:
     return table
 
 
+def late_list(lines: Iterable[FlowLine], now: int) -> Table:
+    """The table of `undertow ls --late`."""
+    table = grid("left", "full", "left", "left", "right", "full")
+    table.add_row(*(Text(name, "bold") for name in ("ID", "NAME", "STATE", "DUE", "LATE BY", "WHY")))
+    for line in lines:
+        run, due = line.run, line.run.nominal
+        state = state_text(run).append(" (process gone)" if line.gone else "", "yellow")
+        by = "" if due is None else duration((run.started or run.ended or now) - due)
+        why = "" if run.late is None else cut(run.late.message, MESSAGE_LENGTH)
+        name = one_line(safe(run.name))
+        table.add_row(Text(line.short_id, "yellow"), name, state, "" if due is None else local(due), by, one_line(why))
+    return table
+
+
 # --- show ------------------------------------------------------------------------------------------------------
 
 
@@ -92,6 +106,8 @@ def facts(run: RunRecord, now: int) -> Facts:
     if run.version:
         known["version"] = safe(run.version)
     known["made" if run.started is None else "started"] = _when(run.started or run.states[0].at, now)
+    if run.schedule is not None and run.nominal is not None:
+        known["schedule"] = f"{safe(run.schedule)}, for {local(run.nominal)}"
     if run.parameters:
         given = (f"{safe(name)}={cut(json.dumps(value), 60)}" for name, value in run.parameters.items())
         known["parameters"] = ", ".join(given)

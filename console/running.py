@@ -6,23 +6,22 @@ The engine's own rules hold: a flow that fails has failed, and is reported; only
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import anyio
 import attrs
 
 from ..engine.flow import Flow
-from ..engine.recovery import resumed
+from ..engine.recovery import BROKEN, resumed
 from ..engine.run import Run
-from ..engine.states import State
+from ..engine.signals import ask
+from ..engine.states import PAUSED, State, StateType
 from ..wiring import Engine, default_journal
 from .progress import progress
-from .wording import safe
 
 
 @attrs.define
@@ -39,6 +38,12 @@ def journal_path(given: str | None) -> str:
     return given if given is not None else str(default_journal())
 
 
+def make_default_folder(path: str) -> None:
+    """See to it that the folder of the default journal is there, if that is the journal."""
+    if path == str(default_journal()) and not os.environ.get("UNDERTOW_JOURNAL"):
+        Path(path).parent.mkdir(mode=0o700, exist_ok=True)
+
+
 def run_flow(
     flow: Flow[..., Any],
     arguments: dict[str, Any],
@@ -51,8 +56,7 @@ def run_flow(
 
     Raises `JournalError`s when the journal can't be opened.
     """
-    if path == str(default_journal()) and not os.environ.get("UNDERTOW_JOURNAL"):
-        Path(path).parent.mkdir(mode=0o700, exist_ok=True)
+    make_default_folder(path)
     finished = Finished()
 
     def observe(run: Run) -> None:
@@ -73,15 +77,34 @@ def run_flow(
     return finished
 
 
+@attrs.frozen
+class Answer:
+    """What a suspended run is resumed with."""
+
+    value: Any = None
+
+
 def resume_run(
-    run_id: str, path: str, backend: str, options: Mapping[str, Any], on_start: Callable[[Run], None]
+    run_id: str,
+    path: str,
+    backend: str,
+    options: Mapping[str, Any],
+    on_start: Callable[[Run], None],
+    answer: Answer | None = None,
 ) -> Finished:
-    """Have a recorded durable run go on to its end. Raises `RunNotResumable` and `JournalError`s."""
+    """Have a recorded durable run go on to its end; with an answer, one that is suspended.
+
+    Raises `RunNotResumable` and `JournalError`s.
+    """
     finished = Finished()
 
     async def go_on() -> None:
-        async with Engine(path, backend=backend) as engine:
-            finished.run = run = await resumed(engine.core, run_id, **options)
+        async with Engine(path, backend=backend, recover=False) as engine:
+            types: Sequence[StateType] = BROKEN
+            if answer is not None:
+                await ask(engine.core, f"resume:{run_id}", run_id, answer.value)
+                types = (PAUSED,)
+            finished.run = run = await resumed(engine.core, run_id, types, **options)
             on_start(run)
             finished.state = await run.definition.awaited(run, return_state=True)
 
@@ -98,40 +121,18 @@ async def _in_loop(engine: Engine, flow: Flow[..., Any], arguments: dict[str, An
     return state
 
 
-class _SafeFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return safe(super().format(record), keep="\n\t")
-
-
 @contextlib.contextmanager
-def logging_shown() -> Iterator[None]:
-    """Show the log on stderr, from WARNING on, and what runs log from INFO on, where the program set nothing up."""
-    root, ours = logging.getLogger(), logging.getLogger("undertow")
-    if root.handlers or ours.level != logging.NOTSET:
-        yield
-        return
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_SafeFormatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
-    root.addHandler(handler)
-    ours.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        ours.setLevel(logging.NOTSET)
-
-
-@contextlib.contextmanager
-def stdout_to_stderr() -> Iterator[None]:
-    """Send what the program prints, child processes and all, to stderr: stdout is for one JSON document."""
+def stdout_to_stderr() -> Iterator[TextIO]:
+    """Send what the program prints, child processes and all, to stderr: stdout is for JSON, by what this yields."""
     sys.stdout.flush()
+    real: TextIO = sys.stdout
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError, ValueError):  # in a test stdout may be no file
             number = sys.stdout.fileno()
             kept = os.dup(number)
+            real = stack.enter_context(open(kept, "w", encoding=sys.stdout.encoding))
             os.dup2(sys.stderr.fileno(), number)
-            stack.callback(os.close, kept)
             stack.callback(os.dup2, kept, number)
             stack.callback(sys.stdout.flush)
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))
-        yield
+        yield real

@@ -8,6 +8,7 @@ from typing import Any
 import click
 from rich.text import Text
 
+from ..engine.settings import load
 from ..storage.reading import Reader
 from . import queries, render
 from .moments import moment
@@ -25,8 +26,9 @@ from .queries import Filter, FlowLine
 from .reasons import reasons
 from .records import as_document
 from .running import journal_path
+from .timetable import MOST_MISSED, Served, schedules
 from .tree import EVERYTHING, Failure, Shape, build, failures
-from .wording import safe
+from .wording import local, safe
 
 # --- ls --------------------------------------------------------------------------------------------------------
 
@@ -41,6 +43,7 @@ from .wording import safe
     help="Only runs in this state, such as failed or TimedOut. Repeatable: any of them.",
 )
 @click.option("--failed", is_flag=True, help="Only runs that failed or crashed.")
+@click.option("--late", is_flag=True, help="Only runs that began late, or still have not; and overdue schedules.")
 @click.option("--flow", metavar="NAME", shell_complete=complete_flow, help="Only runs of this flow; * stands for any.")
 @click.option(
     "--tag", "-t", "tags", metavar="TAG", multiple=True, help="Only runs with this tag. Repeatable: all of them."
@@ -52,6 +55,7 @@ from .wording import safe
 def ls(
     state: tuple[str, ...],
     failed: bool,
+    late: bool,
     flow: str | None,
     tags: tuple[str, ...],
     since: str | None,
@@ -62,7 +66,8 @@ def ls(
 ) -> None:
     """List the newest flow runs.
 
-    Those that are not part of another one, newest first.
+    Those that are not part of another one, newest first. With --late it is said why each run that a schedule fired was
+    late, and which schedules should have fired while nobody served them.
 
     \b
     undertow ls --failed --since yesterday
@@ -75,18 +80,28 @@ def ls(
         tags=tags,
         since=None if since is None else moment(since, today),
         until=None if until is None else moment(until, today),
+        late=late or None,
     )
     path = journal_path(journal)
+    late_after = load().late_after if late else 0.0
     with Reader(path) as reader:
         lines = queries.recent_flows(reader, limit + 1, wanted)
+        overdue = [each for each in schedules(reader) if each.overdue(now(), late_after)] if late else []
     page = Page()
     if as_json:
+        told: dict[str, Any] = {"overdue": [each.as_document(now(), late_after) for each in overdue]} if late else {}
         runs = [_line_document(line) for line in lines[:limit]]
-        page.put_json({"journal": path, "runs": runs, "more": len(lines) > limit})
-    elif lines:
-        page.put(render.flow_list(lines[:limit], now()))
+        page.put_json({"journal": path, "runs": runs, "more": len(lines) > limit} | told)
+        return
+    page.put(*(_overdue(each, late_after) for each in overdue))
+    if lines:
+        page.put(render.late_list(lines[:limit], now()) if late else render.flow_list(lines[:limit], now()))
         if len(lines) > limit:
             hint(f"There are older ones: --limit {2 * limit}")
+    elif overdue:
+        return
+    elif wanted == Filter(late=True):
+        page.write(f"Nothing is late in {safe(path)}.\n")
     elif wanted == Filter():
         page.write(f"No flow has run yet in {safe(path)}. Run one: undertow run module:flow\n")
     else:
@@ -94,8 +109,18 @@ def ls(
 
 
 def _line_document(line: FlowLine) -> dict[str, Any]:
-    more = {"tasks": line.tasks, "process_gone": line.gone, "short_id": line.short_id}
+    more: dict[str, Any] = {"tasks": line.tasks, "process_gone": line.gone, "short_id": line.short_id}
+    if line.run.late is not None:
+        more["late_because"] = line.run.late.message
     return as_document(line.run) | more
+
+
+def _overdue(schedule: Served, late_after: float) -> Text:
+    missed = schedule.overdue(now(), late_after)
+    number = f"{len(missed):,}{' or more' if len(missed) >= MOST_MISSED else ''}"
+    times = "a fire is" if len(missed) == 1 else f"{number} fires are"
+    said = f"  {times} overdue, since {local(missed[0])}: nobody serves it. undertow serve ..."
+    return Text.assemble((f"schedule {safe(schedule.name)}", "bold"), (said, "yellow"))
 
 
 # --- show ------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from ..engine.states import StateType
 from ..storage.reading import Reader
 from . import queries, render, running
 from .loading import arguments, find_flow, read_parameters
-from .options import FAILURE, INTERRUPTED, SUCCESS, complain, hint, now, with_journal
+from .options import FAILURE, INTERRUPTED, SUCCESS, complain, hint, now, with_backend, with_journal, with_parameters
 from .page import Page
 from .records import RunRecord, as_document, record_of
 from .tree import failures
@@ -25,12 +25,8 @@ from .wording import safe
 
 @click.command()
 @click.argument("target", metavar="MODULE:FLOW")
-@click.option(
-    "--param", "-p", "given", metavar="NAME=VALUE", multiple=True, help="An argument: JSON, or else text. Repeatable."
-)
-@click.option(
-    "--backend", type=click.Choice(["asyncio", "trio"]), default="asyncio", show_default=True, help="The event loop."
-)
+@with_parameters
+@with_backend
 @with_journal
 def run(target: str, given: tuple[str, ...], backend: str, journal: str | None, as_json: bool) -> int:
     """Run a flow.
@@ -47,11 +43,10 @@ def run(target: str, given: tuple[str, ...], backend: str, journal: str | None, 
     call = arguments(flow, parameters)
     path = running.journal_path(journal)
     if as_json:
-        with running.stdout_to_stderr(), running.logging_shown():
+        with running.stdout_to_stderr():
             finished = running.run_flow(flow, call, path, backend, on_start=lambda run: None)
     else:
-        with running.logging_shown():
-            finished = running.run_flow(flow, call, path, backend, on_start=announce, watched=sys.stderr.isatty())
+        finished = running.run_flow(flow, call, path, backend, on_start=announce, watched=sys.stderr.isatty())
     return told(finished, journal, as_json)
 
 
@@ -82,7 +77,9 @@ def told(finished: running.Finished, given_path: str | None, as_json: bool) -> i
     if code != SUCCESS and path != ":memory:":
         wanted = finished.run.id if finished.run.given_name else finished.run.name
         option = f" --journal {shlex.quote(given_path)}" if given_path else ""
-        hint(f"\nMore: undertow show {wanted}{option}")
+        is_suspended = finished.state is not None and finished.state.type is StateType.PAUSED
+        verb, more = ("resume", " --input JSON") if is_suspended else ("show", "")
+        hint(f"\n{'To go on' if is_suspended else 'More'}: undertow {verb} {wanted}{option}{more}")
     return code
 
 

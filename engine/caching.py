@@ -110,10 +110,13 @@ class RunId(CachePolicy):
 
 @attrs.frozen
 class FlowParameters(CachePolicy):
-    """The parameters of the flow around the task."""
+    """The parameters of the flow around the task; not as they are recorded, which hides and cuts some."""
 
     def part(self, run: Run, parameters: Mapping[str, Any]) -> Part:
-        return run.flow.parameters.encode() if run.flow is not None and run.flow.parameters is not None else None
+        flow = run.flow
+        if flow is None:
+            return None
+        return INPUTS.part(flow, flow.definition.signature.bind(flow.args, flow.kwargs)) or b""
 
 
 @attrs.frozen

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
+import anyio
 import attrs
 import uuid_utils
 
@@ -24,12 +25,14 @@ from .run import Run, Tally
 from .settings import Settings
 from .spill import Budget
 from .states import PENDING
+from .waking import Waker
 
 if TYPE_CHECKING:
     from .definition import Definition
     from .futures import Future
     from .host import Host, Portal
     from .memo import Flight
+    from .plans import Plan
 
 logger = logging.getLogger("undertow")
 logger.addHandler(logging.NullHandler())
@@ -62,8 +65,14 @@ class Core:
     observers: list[Observer] = attrs.field(factory=list)
     flights: dict[str, Flight] = attrs.field(factory=dict)
     """Cached results that are being computed now, by key."""
-    enrolled: WeakValueDictionary[str, Future[Any]] = attrs.field(factory=WeakValueDictionary)
-    """Futures of runs whose ids were chosen, by id."""
+    background: WeakValueDictionary[str, Future[Any]] = attrs.field(factory=WeakValueDictionary)
+    """Futures of runs that belong to the engine, by id."""
+    bells: dict[str, list[Waker]] = attrs.field(factory=dict)
+    """Who waits for something to be asked of a run, or of a schedule, by its id or name."""
+    paused: dict[str, Any] = attrs.field(factory=dict)
+    """The type of the input that paused runs wait for, by id."""
+    served: dict[str, Plan] = attrs.field(factory=dict)
+    """What is served, by name."""
     budget: Budget | None = None
     """How much of the results of done futures may wait in memory."""
     flows: dict[str, Run] = attrs.field(factory=dict)
@@ -73,11 +82,16 @@ class Core:
     host: Host | None = None
     """Where background runs live, while the engine is open in an event loop."""
     is_open: bool = True
+    is_closing: bool = False
+    """It takes no new background runs any more."""
+    late_after: float = 15.0
+    """Seconds after its time at which a scheduled run that has not begun is Late."""
     is_default: bool = False
     """Opened by the first run because there was no other: nothing may be left running in it."""
     finish_seconds: float = 10.0
     """How long hooks and the last commit of a cancelled run may take."""
     _warned: set[str] = attrs.field(factory=set)
+    _turns: WeakValueDictionary[str, anyio.Lock] = attrs.field(factory=WeakValueDictionary)
 
     def make_run(
         self,
@@ -127,20 +141,46 @@ class Core:
             if held > HELD_LOOP_SECONDS and definition.key not in self._warned:
                 self._warned.add(definition.key)
                 name = definition.name
+                instead = f"{name}.submit(...)" if definition.kind == "task" else f"engine.start({name}, ...)"
                 logger.warning(
-                    "The sync %s %r held the event loop for %.1f s. `await %s.submit(...)` runs it in a thread.",
+                    "The sync %s %r held the event loop for %.1f s. `await %s` runs it in a thread.",
                     definition.kind,
                     name,
                     held,
-                    name,
+                    instead,
                 )
 
     def cancel_flow(self, run_id: str, reason: str) -> None:
-        """Cancel a flow run of this engine whose body is running, from any thread; of no other run is there a word."""
-        run = self.flows.get(run_id)
+        """Cancel a flow run of this engine, from any thread: one whose body is running, or a background run."""
+        run, future = self.flows.get(run_id), self.background.get(run_id)
         host = None if run is None else run.host
         if host is not None:
             host.cancel(reason)
+        elif future is not None:
+            future.cancel(reason)
+
+    # --- being asked for something -----------------------------------------------------------------------------
+
+    def ring(self, name: str) -> None:
+        """Wake those who wait for something to be asked of that run or schedule; from any thread."""
+        for bell in tuple(self.bells.get(name, ())):
+            bell.wake()
+
+    def turn(self, prefix: str) -> anyio.Lock:
+        """A lock for those who take requests of one kind, so that each takes another."""
+        return self._turns.setdefault(prefix, anyio.Lock())
+
+    @contextmanager
+    def listening(self, name: str) -> Iterator[Waker]:
+        """A bell that rings when something is asked of that run or schedule."""
+        bell = Waker()
+        self.bells.setdefault(name, []).append(bell)
+        try:
+            yield bell
+        finally:
+            self.bells[name].remove(bell)
+            if not self.bells[name]:
+                del self.bells[name]
 
     def observe(self, run: Run) -> None:
         """Tell the observers of a transition; one that raises is dropped, never the run."""

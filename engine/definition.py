@@ -25,6 +25,7 @@ from .errors import InvalidOption, LimitUnknown, NoHost, NotCallable, UnknownOpt
 from .futures import Future, deliver
 from .hooks import HOOKS, Hook, check_hooks
 from .limits import Bucket, Limit
+from .options import check_flag, check_one_of
 from .pipeline import drive, execute, member
 from .ports import OnMismatch, Runner
 from .prints import printing
@@ -81,8 +82,7 @@ class ConcurrencyLimit:
     collision_strategy: str = "ENQUEUE"
 
     def __attrs_post_init__(self) -> None:
-        if self.collision_strategy not in ("ENQUEUE", "CANCEL_NEW"):
-            raise InvalidOption("collision_strategy", self.collision_strategy, "'ENQUEUE' or 'CANCEL_NEW'")
+        check_one_of("collision_strategy", self.collision_strategy, ("ENQUEUE", "CANCEL_NEW"))
 
 
 class Definition(Generic[P, R_co]):
@@ -370,12 +370,6 @@ _GENERATORS = frozenset({GeneratorType})
 def _makes_coroutines(fn: Any) -> bool:
     """Whether a function, or an object with a `__call__` method, is `async`."""
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
-
-
-def check_flag(option: str, value: object) -> None:
-    """Raise `InvalidOption` for what is neither a boolean nor `None`."""
-    if value is not None and not isinstance(value, bool):
-        raise InvalidOption(option, value, "True or False")
 
 
 def _text(option: str, value: object) -> str | None:

@@ -9,10 +9,10 @@ again in that flow run: not in a retry of the flow, and not after a crash, in an
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 
@@ -26,7 +26,21 @@ from .futures import Future
 from .memo import not_kept, serialize, unserialize
 from .ports import Earlier, Past, Record
 from .run import Outcome, Run
-from .states import CANCELLED, COMPLETED, FAILED, RESUME, RUNNING, SCHEDULED, TERMINAL, transition
+from .states import (
+    CANCELLED,
+    COMPLETED,
+    FAILED,
+    PAUSED,
+    RESUME,
+    RUNNING,
+    SCHEDULED,
+    TERMINAL,
+    Entry,
+    StateType,
+    transition,
+)
+
+T = TypeVar("T")
 
 FAILURE = "failure"
 """The serializer of a recorded failure."""
@@ -114,7 +128,7 @@ async def replay(run: Run) -> Outcome | None:
 def _take_over(run: Run, earlier: Earlier) -> None:
     """Go on as a run that was broken off."""
     run.id, run.history = earlier.run_id, earlier.history
-    run.attempts = sum(kind is RUNNING for kind, *_ in run.history)
+    run.attempts = sum(kind is RUNNING and before is not PAUSED for before, kind in _steps_of(run.history))
     transition(run, SCHEDULED, "Resuming")
 
 
@@ -167,24 +181,32 @@ def recorded_outcome(run: Run, record: Record) -> Outcome:
     if record.serializer == FAILURE:
         return decode_failure(record, run)
     about = record.about or {}
-    return Outcome(COMPLETED, about.get("state", "Completed"), about.get("message", ""), unserialize(record))
+    value = unserialize(record, run.definition.serializer)
+    return Outcome(COMPLETED, about.get("state", "Completed"), about.get("message", ""), value)
 
 
 def go_on(run: Run, expected_start_at: int | None) -> None:
     """A run goes on from where it ended: a failed one begins anew, an attempt that was broken off does not count."""
     kinds = [kind for kind, *_ in run.history[:-1]]  # the last is Resuming
-    run.attempts = kinds.count(RUNNING)
-    counted = 0
-    for before, kind in pairwise((None, *kinds)):
-        if kind is RUNNING:
+    run.attempts = counted = 0
+    for before, kind in _steps_of(run.history[:-1]):
+        if kind is RUNNING and before is not PAUSED:
+            run.attempts += 1
             counted += 1
         elif kind is FAILED:
             counted = 0
-        elif before is RUNNING and kind in TERMINAL:
+        elif before in (RUNNING, PAUSED) and (kind in TERMINAL or (kind is SCHEDULED and before is PAUSED)):
             counted -= 1
+    if kinds[-1] is PAUSED:
+        counted -= 1  # it was suspended
     run.pardoned = run.attempts - counted
     if kinds[-1] is not FAILED and kinds[-2:-1] == [SCHEDULED]:
         run.expected_start_at = expected_start_at
+
+
+def _steps_of(history: Sequence[Entry]) -> Iterable[tuple[StateType | None, StateType]]:
+    """The types that a run went through, each with the one before."""
+    return pairwise((None, *(kind for kind, *_ in history)))  # type: ignore[arg-type]
 
 
 def agree(run: Run, past: Past, retries_failures: bool | None = None) -> None:
@@ -293,6 +315,25 @@ async def look_back(run: Run) -> None:
         run.past.on_mismatch = before.on_mismatch
 
 
+async def once(run: Run, key: str, inputs: str, call: str, make: Callable[[], Awaitable[T]]) -> T:
+    """What `make` gives, made once in a durable run: it is on disk before it counts, and handed back later on."""
+    if run.step is None:
+        return await make()
+    journal = run.core.journal
+    step = next_step(run, key, inputs)
+    if run.past is not None and step in run.past.recorded.get(run.step, ()):
+        record = await journal.load(f"step:{step}")
+        if record is not None:
+            known: T = unserialize(record)
+            return known
+    value = await make()
+    about = {"parent": run.step.partition("/")[2], "call": call}
+    record = Record(serialize(value, "msgpack"), "msgpack", run.core.new_id(), run.core.clock.now(), None, about)
+    journal.keep(f"step:{step}", record)
+    await journal.commit()
+    return value
+
+
 # --- sleeping --------------------------------------------------------------------------------------------------
 
 
@@ -307,18 +348,13 @@ async def sleep(seconds: float) -> None:
     if run is None or run.step is None:
         await anyio.sleep(seconds)
         return
-    journal, clock = run.core.journal, run.core.clock
-    step = next_step(run, "undertow.sleep", repr(seconds))
-    known = run.past is not None and step in run.past.recorded.get(run.step, ())
-    record = await journal.load(f"step:{step}") if known else None
-    if record is None:
-        now = clock.now()
-        about = {"parent": run.step.partition("/")[2], "call": f"sleep({seconds:g})"}
-        until = serialize(now + int(min(seconds, FOR_EVER) * 1e6), "msgpack")
-        record = Record(until, "msgpack", run.core.new_id(), now, None, about)
-        journal.keep(f"step:{step}", record)
-        await journal.commit()
-    await anyio.sleep(math.inf if seconds > FOR_EVER else max(0.0, (unserialize(record) - clock.now()) / 1e6))
+    clock = run.core.clock
+
+    async def end() -> int:
+        return clock.now() + int(min(seconds, FOR_EVER) * 1e6)
+
+    until = await once(run, "undertow.sleep", repr(seconds), f"sleep({seconds:g})", end)
+    await anyio.sleep(math.inf if seconds > FOR_EVER else max(0.0, (until - clock.now()) / 1e6))
 
 
 async def sleep_until(when: datetime) -> None:

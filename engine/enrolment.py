@@ -14,13 +14,14 @@ import anyio
 from .caching import digest
 from .core import Core
 from .durable import agree, go_on, inputs_digest
-from .errors import InvalidOption, ResultUnreadable, RunIdConflict
+from .errors import InvalidOption, JournalError, ResultUnreadable, RunIdConflict
 from .futures import Future
 from .memo import unserialize
+from .options import check_one_of
 from .pipeline import interrupted, member
 from .ports import Earlier
 from .run import Outcome, Run
-from .states import COMPLETED, FAILED, RESUME, SCHEDULED, TERMINAL, State
+from .states import COMPLETED, CRASHED, FAILED, RESUME, SCHEDULED, TERMINAL, TRANSITIONS, State, transition
 
 OnConflict: TypeAlias = Literal["attach", "reject", "restart_if_failed"]
 
@@ -34,8 +35,7 @@ def check_choice(run_id: object, on_conflict: object) -> None:
     """Raise `InvalidOption` for what can't be a run's id, or no way to deal with a conflict."""
     if run_id is not None and (not isinstance(run_id, str) or not _ID.fullmatch(run_id)):
         raise InvalidOption("run_id", run_id, "1 to 128 letters, digits, '.', '_' or '-', the first a letter or digit")
-    if on_conflict not in get_args(OnConflict):
-        raise InvalidOption("on_conflict", on_conflict, f"one of {', '.join(map(repr, get_args(OnConflict)))}")
+    check_one_of("on_conflict", on_conflict, get_args(OnConflict))
 
 
 def call_digest(run: Run) -> str:
@@ -45,7 +45,7 @@ def call_digest(run: Run) -> str:
 
 def taking_part(core: Core, run: Run, on_conflict: OnConflict) -> Future[Any] | None:
     """The future of the run of that id in this process, if there is one to take part in. Raises `RunIdConflict`."""
-    future = core.enrolled.get(run.id)
+    future = core.background.get(run.id)
     if future is None:
         return None
     _check_conflict(run, future.run.call, on_conflict)
@@ -64,7 +64,8 @@ async def enrolled(run: Run, future: Future[Any], on_conflict: OnConflict) -> No
     """The life of a member whose id was chosen: its own, or that of the run that was there first."""
     journal = run.core.journal
     try:
-        earlier = await journal.enroll(run)
+        with anyio.CancelScope(shield=True):  # once it stands in the journal it is lived, if only to be cancelled
+            earlier = await journal.enroll(run)
         if earlier is not None:
             _check_conflict(run, earlier.call, on_conflict)
             while not await _restarted(run, earlier, on_conflict):
@@ -97,10 +98,23 @@ async def _restarted(run: Run, earlier: Earlier, on_conflict: OnConflict) -> boo
         run.history = taken.history
         go_on(run, taken.expected_start_at)
         if run.step is not None:
-            run.past = await run.core.journal.past(run.id)
+            try:
+                run.past = await run.core.journal.past(run.id)
+            except JournalError:
+                put_back(run)
+                raise
             run.past.on_mismatch = run.definition.on_mismatch
             agree(run, run.past)
     return True
+
+
+def put_back(run: Run) -> None:
+    """A run that was taken, and can't be run again now, ends as it had: it is there to be taken another time."""
+    kind, name, message, _ = run.history[-2]  # before Resuming
+    if (SCHEDULED, kind) in TRANSITIONS:
+        transition(run, kind, name, message)
+    else:  # it was suspended
+        transition(run, CRASHED, "Crashed", "The journal could not be read when it was to go on.")
 
 
 async def _outcome(run: Run, earlier: Earlier) -> Outcome:
@@ -113,4 +127,4 @@ async def _outcome(run: Run, earlier: Earlier) -> Outcome:
     record = await run.core.journal.load(f"run:{run.id}")
     if record is None:
         raise ResultUnreadable(f"the result of run {run.id} was not kept")
-    return Outcome(kind, name, message, unserialize(record))
+    return Outcome(kind, name, message, unserialize(record, run.definition.serializer))

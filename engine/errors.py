@@ -17,6 +17,15 @@ class UndertowError(Exception):
 # --- your usage ------------------------------------------------------------------------------------------------
 
 
+def shown(value: object) -> str:
+    """The repr of a value as messages show it: cut to a length, and never raising."""
+    try:
+        text = repr(value)
+    except Exception as error:  # a class may do as it likes in its repr, and so do integers of thousands of digits
+        return f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
+    return text if len(text) <= 200 else f"{text[:160]}… ({len(text)} characters)"
+
+
 class NotCallable(UndertowError, TypeError):
     """`@task` or `@flow` was put on something that can't be called."""
 
@@ -31,7 +40,7 @@ class InvalidOption(UndertowError, ValueError):
     """An option of a decorator, an engine or a call has a value it can't have."""
 
     def __init__(self, option: str, value: object, allowed: str) -> None:
-        super().__init__(f"{option}={value!r} is not possible: it must be {allowed}.")
+        super().__init__(f"{option}={shown(value)} is not possible: it must be {allowed}.")
 
 
 class UnknownOption(UndertowError, TypeError):
@@ -257,6 +266,58 @@ class RunNotResumable(RunError, RuntimeError):
         super().__init__(f"Run {run_id!r} can't be resumed: {reason}.")
 
 
+class RunUnknown(UndertowError, LookupError):
+    """There is no run of that id in the journal."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"There is no run {run_id!r} in this journal. `undertow ls` lists those there are.")
+
+
+class RunEnded(UndertowError, RuntimeError):
+    """Something was asked of a run that has ended."""
+
+    def __init__(self, run_id: str, state: str) -> None:
+        super().__init__(f"Run {run_id!r} has ended {state}: nothing can be asked of it any more.")
+
+
+class RunNotPaused(UndertowError, RuntimeError):
+    """A run was to be resumed that is not paused."""
+
+    def __init__(self, run_id: str, state: str) -> None:
+        super().__init__(
+            f"Run {run_id!r} is {state}, neither Paused nor Suspended. "
+            "What may come before it is waited for is sent as a signal: send_signal(run_id, name, value)."
+        )
+
+
+class NeverResumed(UndertowError, TimeoutError):
+    """A paused run was not resumed in time."""
+
+    def __init__(self, name: str, seconds: float) -> None:
+        super().__init__(f"{name!r} was paused and never resumed within {seconds:g} s.")
+
+
+class SignalTimeout(UndertowError, TimeoutError):
+    """A signal was not sent in time."""
+
+    def __init__(self, name: str, seconds: float) -> None:
+        super().__init__(f"No signal {name!r} came within {seconds:g} s.")
+
+
+class NotInFlow(UndertowError, RuntimeError):
+    """Something was called that belongs into the body of a flow."""
+
+    def __init__(self, what: str, where: str) -> None:
+        super().__init__(f"{what} was called outside of {where}. Call it there, and await it.")
+
+
+class ScheduleUnknown(UndertowError, LookupError):
+    """There is no schedule of that name in the journal."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"There is no schedule {name!r} in this journal. `undertow schedules` lists those there are.")
+
+
 class StepMismatch(UndertowError, RuntimeError):
     """A durable flow that runs again does not do what is recorded of it."""
 
@@ -291,19 +352,32 @@ class RunUnfinished(RunError, RuntimeError):
 # --- said by a body, to the engine -----------------------------------------------------------------------------
 
 
-class Signal(UndertowError):
+class RunPaused(RunUnfinished):
+    """The result was asked for of a run that is suspended."""
+
+    def __init__(self, name: str, run_id: str) -> None:
+        super().__init__(name, "Suspended")
+        self.run_id = run_id
+        self.args = (f"{name!r} is suspended. It goes on with: await resume_flow_run({run_id!r}, value).",)
+
+
+class Suspension(BaseException):
+    """Leaves a flow's body when the flow is suspended. No `Exception`, so that no body handles it by accident."""
+
+
+class Ending(UndertowError):
     """Raised by a body to decide its own outcome."""
 
 
-class Skip(Signal):
+class Skip(Ending):
     """`raise Skip("nothing new")` ends the run as Skipped."""
 
 
-class Fail(Signal):
+class Fail(Ending):
     """`raise Fail("bad key")` ends the run as Failed at once: it is not retried."""
 
 
-class RetryAfter(Signal):
+class RetryAfter(Ending):
     """`raise RetryAfter(30)` fails the attempt and retries it after that many seconds, if retries are left."""
 
     def __init__(self, seconds: float, reason: str = "") -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import (
     Any,
     ClassVar,
@@ -18,22 +18,26 @@ from typing import (
     overload,
 )
 
-import anyio
 import attrs
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from .caching import SERIALIZERS, Serializer
-from .definition import Definition, NameMaker, Options, check_flag, submitted_state, take_flags
+from .definition import Definition, NameMaker, Options, submitted_state, take_flags
 from .durable import begin_durable
-from .errors import InvalidOption, ParameterInvalid, RunCancelled
+from .errors import InvalidOption, ParameterInvalid, RunCancelled, RunPaused, Suspension
 from .futures import Future
 from .hooks import Hook
 from .host import open_host
-from .parameters import as_json, validate
+from .options import check_flag, check_one_of
+from .parameters import as_json, sealed, validate
 from .pipeline import Interrupt, failure
+from .plans import CatchUp, Overlap, Plan, plan
 from .ports import OnMismatch, Runner
 from .retry import Condition, Delays
 from .run import Kind, Outcome, Run, Tally
-from .states import State
+from .schedules import Schedule
+from .secrets import refuse_secrets
+from .states import PAUSED, State
 from .verdict import FinalState, verdict
 
 P = ParamSpec("P")
@@ -77,8 +81,7 @@ class Flow(Definition[P, R_co], Generic[P, R_co]):
             ("on_child_failure", options.on_child_failure, _CHILD_FAILURE),
             ("on_mismatch", options.on_mismatch, get_args(OnMismatch)),
         ):
-            if value not in known:
-                raise InvalidOption(option, value, f"one of {', '.join(map(repr, known))}")
+            check_one_of(option, value, known)
         if options.task_runner is not None and not callable(getattr(options.task_runner, "run", None)):
             raise InvalidOption("task_runner", options.task_runner, "a runner, such as ThreadRunner()")
         self.cancels_siblings = options.on_child_failure == "cancel"
@@ -87,9 +90,8 @@ class Flow(Definition[P, R_co], Generic[P, R_co]):
         check_flag("persist_result", options.persist_result)
         self.on_mismatch = options.on_mismatch
         self.persists = options.persist_result
-        self.validates = options.validate_parameters
-        if options.result_serializer not in SERIALIZERS:
-            raise InvalidOption("result_serializer", options.result_serializer, " or ".join(map(repr, SERIALIZERS)))
+        self.validates = options.validate_parameters and bool(self.signature.signature.parameters)
+        check_one_of("result_serializer", options.result_serializer, SERIALIZERS)
         self.serializer = options.result_serializer
 
     def child_runner(self, run: Run) -> Runner:
@@ -99,9 +101,12 @@ class Flow(Definition[P, R_co], Generic[P, R_co]):
     def make_run(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], wait_for: Iterable[Any] | None = None, **more: Any
     ) -> Run:
+        args, kwargs = sealed(self.fn, self.signature.signature, args, kwargs)
         run = super().make_run(args, kwargs, wait_for, **more)
-        run.parameters = as_json(self.signature.bind(run.args, run.kwargs))
+        named = self.signature.bind(run.args, run.kwargs)
+        run.parameters = as_json(named)
         if self.options.durable and run.step is None:
+            refuse_secrets(self.name, named)
             begin_durable(run)
         return run
 
@@ -122,12 +127,15 @@ class Flow(Definition[P, R_co], Generic[P, R_co]):
         run.tally = Tally()
         value: Any = None
         error: Exception | None = None
+        suspension: Suspension | None = None
         try:
             async with open_host(self.cancels_siblings) as host:
                 run.host = host
                 run.core.flows[run.id] = run
                 try:
                     value = await self.call_body(run)
+                except Suspension as raised:
+                    suspension = raised
                 except Exception as raised:
                     error = raised
                     host.cancel_members("its flow failed")
@@ -138,10 +146,14 @@ class Flow(Definition[P, R_co], Generic[P, R_co]):
             run.host = None
         if host.cancelled_for:
             raise RunCancelled(run.name, host.cancelled_for)
-        if isinstance(error, RunCancelled) and anyio.current_effective_deadline() == -math.inf:
-            raise RunCancelled(run.name, run.cancel_reason or "its caller was cancelled")  # the body met its own end
+        if run.tally.cancelled or isinstance(error, RunCancelled):
+            # Where the caller is cancelled, too, that is the cause, and what goes on up. (While it waits for its
+            # members, trio tells a task group nothing of it.)
+            await checkpoint_if_cancelled()
         if error is not None:
             return self._failure(run, error)
+        if suspension is not None:
+            return Outcome(PAUSED, "Suspended", str(suspension), RunPaused(run.name, run.id))
         return verdict(run, value, self.options.final_state)
 
     def _failure(self, run: Run, error: Exception) -> Outcome:
@@ -196,6 +208,49 @@ class Flow(Definition[P, R_co], Generic[P, R_co]):
         """Start the flow as a subflow, concurrently, and return its future at once; as `Task.submit`."""
         future = self.spawn(self.make_run(args, kwargs, wait_for))
         return submitted_state(future) if return_state else future
+
+    # --- by itself ---------------------------------------------------------------------------------------------
+
+    def on(
+        self,
+        *,
+        cron: str | None = None,
+        interval: float | timedelta | None = None,
+        rrule: str | None = None,
+        schedule: Schedule | None = None,
+        timezone: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        overlap: Overlap = "skip",
+        catch_up: CatchUp = "latest",
+        grace: timedelta | None = None,
+    ) -> Plan:
+        """A plan for `serve` or `Engine.serve`: the flow, with these parameters, at the times of one schedule.
+
+        `interval` is a timedelta or a number of seconds; `timezone` goes with `cron`, `interval` and `rrule`, and
+        `schedule` takes what is made by hand: `Cron(...) | At(...)`. `name` (default: the flow's) identifies the
+        schedule in the journal.
+
+        While a run of it is still going, a fire is skipped (`overlap="skip"`), waits for it, unless another does
+        already (`"buffer_one"`) or in any case (`"buffer_all"`), has it cancelled (`"cancel_running"`), or runs beside
+        it (`"allow"`). Of the times that nobody served, the last one is made up for (`catch_up="latest"`), or `"all"`,
+        or none (`"skip"`), and none that is more than `grace` late.
+
+        Raises `ScheduleInvalid`, `SignatureMismatch` and `InvalidOption`.
+        """
+        return plan(
+            self,
+            cron=cron,
+            interval=interval,
+            rrule=rrule,
+            schedule=schedule,
+            timezone=timezone,
+            parameters=parameters,
+            name=name,
+            overlap=overlap,
+            catch_up=catch_up,
+            grace=grace,
+        )
 
     # --- as a method -------------------------------------------------------------------------------------------
 

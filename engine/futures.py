@@ -16,6 +16,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from .context import CURRENT
 from .errors import RunUnfinished, SelfDependency, UpstreamFailed, WouldBlock
+from .events import Events
 from .run import Handles, Outcome, Run
 from .spill import Spilled
 from .states import CANCELLED, COMPLETED, SKIPPED, State
@@ -63,11 +64,18 @@ class Future(Generic[R_co]):
     @property
     def state(self) -> State[R_co]:
         """The state of the run now; terminal states carry the result or the exception."""
-        return self.run.state() if self._outcome is None else self.outcome().state(self.run)
+        return self.run.state_before_its_end() if self._outcome is None else self.outcome().state(self.run)
 
     def get_state(self) -> State[R_co]:
         """`state`, as a method."""
         return self.state
+
+    def events(self) -> Events:
+        """What happens to the run and inside it, as it happens: `async for event in future.events()`.
+
+        Its history so far comes first, and its final state last.
+        """
+        return Events(self.run, self)
 
     # --- from async code ---------------------------------------------------------------------------------------
 

@@ -13,7 +13,8 @@ from anyio.from_thread import run as run_in_loop
 
 from .context import CURRENT
 from .futures import deliver
-from .pipeline import admit, begin, drive, failure, finish, interrupted, refused, release_slots, take_slots
+from .holding import release_slots, take_slots
+from .pipeline import admit, begin, drive, failure, finish, interrupted, refused
 from .prints import printing
 from .run import Outcome, Run
 from .states import COMPLETED

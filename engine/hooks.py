@@ -7,17 +7,18 @@ is logged and changes nothing about the run.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any, TypeAlias
-
-import anyio
 
 from .core import logger
 from .errors import InvalidOption
+from .finishing import undisturbed
 from .run import Run
 from .states import CANCELLED, COMPLETED, CRASHED, FAILED, RUNNING, State, StateType
 
 Hook: TypeAlias = Callable[..., Any]
+_Answer: TypeAlias = tuple[Hook, Awaitable[object]]
 
 HOOKS = {
     RUNNING: "on_running",
@@ -45,15 +46,37 @@ async def call_hooks(run: Run, kind: StateType, data: object = None) -> None:
         return
     state = run.state()
     state = State(state.type, state.name, state.message, data, state.at, state.run_id, state.run_name)
-    with anyio.move_on_after(run.core.finish_seconds, shield=True) as scope:
-        for hook in hooks:
-            try:
-                answer = hook(run.definition, run.view(), state)
-                if inspect.isawaitable(answer):
-                    await answer
-            except Exception:
-                logger.exception("Hook %r of %s run %r raised.", hook, run.kind, run.name)
-    if scope.cancelled_caught:
+    answers = _answers(run, hooks, state)
+    first = next(answers, None)
+    if first is None:
+        return
+    if run.on_the_spot:
+        await _awaited(run, first, answers)
+    elif not await undisturbed(_awaited, run, first, answers, seconds=run.core.finish_seconds):
         logger.error(
             "The hooks of %s run %r took more than %g s and were stopped.", run.kind, run.name, run.core.finish_seconds
         )
+
+
+def _answers(run: Run, hooks: Iterable[Hook], state: State[Any]) -> Iterator[_Answer]:
+    """Call the hooks, and stop at each that gives something to be awaited."""
+    for hook in hooks:
+        try:
+            answer = hook(run.definition, run.view(), state)
+        except Exception:
+            _complain(run, hook)
+        else:
+            if inspect.isawaitable(answer):
+                yield hook, answer
+
+
+async def _awaited(run: Run, first: _Answer, others: Iterator[_Answer]) -> None:
+    for hook, answer in chain([first], others):
+        try:
+            await answer
+        except Exception:
+            _complain(run, hook)
+
+
+def _complain(run: Run, hook: Hook) -> None:
+    logger.exception("Hook %r of %s run %r raised.", hook, run.kind, run.name)

@@ -10,10 +10,11 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import ExitStack, asynccontextmanager, suppress
+from collections.abc import Callable, Coroutine
+from contextlib import ExitStack, suppress
 from contextvars import Context, copy_context
 from functools import partial
+from types import TracebackType
 from typing import Any
 
 import anyio
@@ -145,19 +146,29 @@ class Host:
         self.cancel_members(reason)
 
 
-@asynccontextmanager
-async def open_host(keep_members: bool = False, lasting: bool = False) -> AsyncIterator[Host]:
+class open_host:  # a context manager, and a class only because each flow run pays for a generator
     """A host around a block; leaving it waits for the members.
 
     `keep_members` lets them be cancelled and waited for apart from the block. In a `lasting` host, an engine's or a
     portal's, the crash of one member is nobody else's matter.
     """
-    async with anyio.create_task_group() as group:
-        host = Host(group, keep_members, lasting)
-        try:
-            yield host
-        finally:
-            host.stop_services()
+
+    __slots__ = ("_group", "_host", "_options")
+
+    def __init__(self, keep_members: bool = False, lasting: bool = False) -> None:
+        self._options = keep_members, lasting
+
+    async def __aenter__(self) -> Host:
+        self._group = anyio.create_task_group()
+        await self._group.__aenter__()
+        self._host = Host(self._group, *self._options)
+        return self._host
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> bool | None:
+        self._host.stop_services()
+        return await self._group.__aexit__(kind, error, tb)
 
 
 class Portal:

@@ -3,7 +3,8 @@
 A `Limit` has a name and so many slots. A *rate* limit is the same with a leak: what was taken drains away at a steady
 rate (a continuous leaky bucket), whether or not it is given back. Slots of several limits are taken all together or
 not at all. Waiters queue per limit, by priority and then by arrival; one that heads all its queues goes next, and a
-release hands its slots straight to it, so nobody polls and a big request is not starved by small ones.
+release hands its slots straight to it, so nobody polls and a big request is not starved by small ones. Of a *shared*
+limit, what a process grants is then asked of the journal as well, which counts for all processes.
 
 The bookkeeping is a few lines under a plain lock, because loops and threads may share one engine; waiting is done by
 the waiter itself, in its own loop, and a cancelled waiter leaves nothing behind.
@@ -17,19 +18,21 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import anyio
 import attrs
+import uuid_utils
 
 from .errors import InvalidOption, LimitImpossible, LimitUnknown, SlotTimeout
-from .waking import Waker
+from .options import is_number
+from .waking import Reply, Waker
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def _positive(option: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+    if not is_number(value) or not value > 0:
         raise InvalidOption(option, value, "a number above 0")
     return value
 
@@ -46,24 +49,46 @@ def _period(text: str | float) -> float:
 
 @attrs.frozen
 class Limit:
-    """At most `slots` at a time; with `rate`, slots also drain away at `rate` a second."""
+    """At most `slots` at a time; with `rate`, slots also drain away at `rate` a second.
+
+    With `shared=True` in all processes together that use the journal: each that declares the limit so.
+    """
 
     slots: float
     rate: float = 0.0
+    shared: bool = attrs.field(default=False, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         for option, value in (("slots", self.slots), ("rate", self.rate)):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+            if not is_number(value) or not value >= 0:
                 raise InvalidOption(option, value, "a number, 0 or more")
+        if not isinstance(self.shared, bool):
+            raise InvalidOption("shared", self.shared, "True or False")
 
 
-def RateLimit(times: float, per: str | float = "1s", burst: float | None = None) -> Limit:
+def RateLimit(times: float, per: str | float = "1s", burst: float | None = None, *, shared: bool = False) -> Limit:
     """`times` a period on average, at most `burst` (default: `times`) at once: `RateLimit(5, per="1s")`.
 
     `per` is a number of seconds or a text such as `"1s"`, `"5m"`, `"1h"`, `"1d"`. Raises `InvalidOption`.
     """
     rate = _positive("times", times) / _period(per)
-    return Limit(max(times, 1) if burst is None else _positive("burst", burst), rate)
+    return Limit(max(times, 1) if burst is None else _positive("burst", burst), rate, shared=shared)
+
+
+SHARED_SECONDS = 0.05
+"""How often to ask again for a slot that is shared, and that another process holds."""
+
+
+class Pool(Protocol):
+    """Where the slots are counted that processes share."""
+
+    def take(self, holder: str, limits: Mapping[str, Limit], slots: float, /) -> Reply[bool]:
+        """Take the slots of all these limits for that holder, or none; whether it has them."""
+        ...
+
+    def give(self, holder: str, /) -> None:
+        """Give back what the holder has, or is about to be granted."""
+        ...
 
 
 LimitLike: TypeAlias = int | float | Limit
@@ -129,12 +154,14 @@ class Waiter:
 class Lease:
     """Slots that are held. Several runs may share one: a child uses what its parent holds."""
 
-    __slots__ = ("_users", "buckets", "limits", "slots")
+    __slots__ = ("_users", "buckets", "holder", "limits", "slots")
 
     def __init__(self, limits: Limits, buckets: tuple[Bucket, ...], slots: float) -> None:
         self.limits = limits
         self.buckets = buckets
         self.slots = slots
+        self.holder = ""
+        """By what the shared ones of its slots are known to other processes."""
         self._users = 1
 
     def share(self) -> bool:
@@ -149,8 +176,12 @@ class Lease:
         """Give the slots back, straight to who waits for them. Safe from any thread."""
         with self.limits.lock:
             self._users -= 1
-            if self._users == 0:
+            over = self._users == 0
+            if over:
                 self.limits.give_back(self.buckets, self.slots)
+        if over and self.holder:
+            assert self.limits.pool is not None
+            self.limits.pool.give(self.holder)
 
     def lend(self) -> None:
         """Let others use the slots until `take_back`."""
@@ -187,8 +218,14 @@ class Limits:
     """All limits of one engine."""
 
     def __init__(
-        self, limits: Mapping[str, LimitLike] | None = None, *, now: Callable[[], float] = time.monotonic
+        self,
+        limits: Mapping[str, LimitLike] | None = None,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        pool: Pool | None = None,
     ) -> None:
+        self.pool = pool
+        """Where what is shared with other processes is counted."""
         self.lock = threading.Lock()
         self.buckets: dict[str, Bucket] = {}
         self._now = now
@@ -239,6 +276,11 @@ class Limits:
         Who is `inside` of other slots goes before all who hold none: these may be waiting for what it holds.
         """
         buckets = self._find(names, slots)
+        if self.pool is not None and any(bucket.limit.shared for bucket in buckets):
+            return None  # the journal has to be asked
+        return self._take_at_once(buckets, slots, inside)
+
+    def _take_at_once(self, buckets: tuple[Bucket, ...], slots: float, inside: bool) -> Lease | None:
         now = self._now()
         with self.lock:
             for bucket in buckets:
@@ -258,19 +300,48 @@ class Limits:
         priority: float = 0,
         timeout: float | None = None,
         inside: bool = False,
+        waiting: Callable[[], object] | None = None,
     ) -> Lease:
         """Wait for `slots` of every named limit, all or none; higher priority first, then first come, first served.
 
-        Raises `SlotTimeout` after `timeout` seconds, `LimitUnknown` for a name that is no limit, and
-        `LimitImpossible` at once for more slots than a limit has.
+        `waiting` is called, once, when they are not free at once. Raises `SlotTimeout` after `timeout` seconds,
+        `LimitUnknown` for a name that is no limit, and `LimitImpossible` at once for more slots than a limit has.
         """
         names = tuple(names)
-        lease = self.try_acquire(names, slots, inside=inside)
-        if lease is not None:
+        buckets = self._find(names, slots)
+        lease = self._take_at_once(buckets, slots, inside)
+        shared = {bucket.name: bucket.limit for bucket in buckets if bucket.limit.shared and self.pool is not None}
+        if lease is not None and not shared:
             return lease
         with anyio.move_on_after(timeout):
-            return await self._wait(self._find(names, slots), slots, (not inside, -priority))
+            if lease is None:
+                if waiting is not None:
+                    waiting()
+                    waiting = None
+                lease = await self._wait(buckets, slots, (not inside, -priority))
+            if shared:
+                await self._share(lease, shared, slots, waiting)
+            return lease
         raise SlotTimeout(names, timeout or 0)
+
+    async def _share(
+        self, lease: Lease, shared: Mapping[str, Limit], slots: float, waiting: Callable[[], object] | None
+    ) -> None:
+        """Take from the other processes what one's own has granted, or give that back too.
+
+        Who waits here is at the head of its queues, so of one process only one asks at a time.
+        """
+        assert self.pool is not None
+        lease.holder = str(uuid_utils.uuid7())
+        try:
+            while not await self.pool.take(lease.holder, shared, slots):
+                if waiting is not None:
+                    waiting()
+                    waiting = None
+                await anyio.sleep(SHARED_SECONDS)
+        except BaseException:
+            lease.release()  # also what the pool is about to grant: it answers in order
+            raise
 
     async def _wait(self, buckets: tuple[Bucket, ...], slots: float, rank: tuple[bool, float]) -> Lease:
         waiter = self._enqueue(buckets, slots, rank)

@@ -11,7 +11,7 @@ from typing import Any
 
 import anyio
 
-from .caching import Caching
+from .caching import Caching, Serializer
 from .codec import decode, encode
 from .core import logger
 from .errors import ResultNotSerializable, ResultUnreadable, SelfDependency
@@ -123,7 +123,7 @@ def _cached(run: Run, caching: Caching, record: Record | None) -> Outcome | None
         return None
     if record.serializer != caching.serializer:
         return None  # kept in another way than the task says now: computed anew
-    return Outcome(COMPLETED, "Cached", f"Result of run {record.run_id}.", unserialize(record))
+    return Outcome(COMPLETED, "Cached", f"Result of run {record.run_id}.", unserialize(record, caching.serializer))
 
 
 def remember(run: Run, outcome: Outcome) -> Outcome:
@@ -177,12 +177,17 @@ def serialize(value: Any, serializer: str) -> bytes:
         raise ResultNotSerializable("value", value) from None
 
 
-def unserialize(record: Record) -> Any:
-    """The value again. Raises `ResultUnreadable`. Only a task that asked for pickle gets here with pickled bytes."""
+def unserialize(record: Record, serializer: Serializer = "msgpack") -> Any:
+    """The value again, if this serializer wrote it: the journal's word alone is not enough to load a pickle.
+
+    Raises `ResultUnreadable`.
+    """
     if record.value is None:
         raise ResultUnreadable("it is not in the journal any more")
     if record.serializer == "msgpack":
         return decode(record.value)
+    if record.serializer != serializer:
+        raise ResultUnreadable(f"it was written by {record.serializer!r}, which result_serializer does not say here")
     try:
         return pickle.loads(record.value)  # noqa: S301 - asked for by the task's own result_serializer="pickle"
     except Exception as error:

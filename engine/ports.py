@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 import attrs
 
 if TYPE_CHECKING:
+    from .limits import Pool
     from .run import Run
     from .states import Entry, StateType
     from .waking import Reply
@@ -68,8 +69,18 @@ class Journal(Protocol):
 
     def close(self) -> None: ...
 
-    def listen(self, cancel: Callable[[str, str], None], /) -> None:
-        """Call `cancel(run_id, reason)`, in a thread of the journal's, when another process asks for it."""
+    def listen(self, hear: Callable[[str, Record], None], /) -> None:
+        """Call `hear(key, record)`, in a thread of the journal's, when another process asks something of a run."""
+        ...
+
+    @property
+    def pool(self) -> Pool:
+        """The slots that are shared with other processes."""
+        ...
+
+    @property
+    def timetable(self) -> Timetable:
+        """The schedules that are served, and their fires."""
         ...
 
     # --- said ------------------------------------------------------------------------------------------------------
@@ -104,6 +115,10 @@ class Journal(Protocol):
         """What was kept under a key, written or not."""
         ...
 
+    def oldest(self, prefix: str, /) -> Reply[tuple[str, Record] | None]:
+        """The first of what is on disk under keys that begin so, in their order."""
+        ...
+
     def reserve(self, key: str, run_id: str, /) -> Reply[bool]:
         """Put the key aside for this process until it is discarded or the process dies; whether that was possible."""
         ...
@@ -117,7 +132,7 @@ class Journal(Protocol):
         ...
 
     def claim(self, run_id: str, types: Sequence[StateType], entry: Entry, /) -> Reply[Earlier | None]:
-        """Take a run that ended in one of these types, to run it again: append `entry` to its history.
+        """Take a run that ended in one of these types, or was suspended, to run it again; `entry` joins its history.
 
         `None` when there is no such run, or another process was faster.
         """
@@ -132,7 +147,10 @@ class Journal(Protocol):
         ...
 
     def recoverable(self) -> Reply[list[Earlier]]:
-        """The outermost durable runs that were broken off, by a crash or by the closing of their engine."""
+        """The outermost durable runs that were broken off, by a crash or by the closing of their engine.
+
+        And those that were suspended, and have been resumed since.
+        """
         ...
 
 
@@ -180,6 +198,57 @@ class Past:
     """Steps that were called again by now."""
     strangers: dict[str, str] = attrs.field(factory=dict)
     """By the step they were called in, the first call that is not recorded."""
+
+
+class Timetable(Protocol):
+    """Where schedules and their fires are kept. A fire is unique by its schedule and its nominal time."""
+
+    def register(self, name: str, flow: str, told: str, now: int, /) -> Reply[Standing]:
+        """This process serves a schedule: write it down, and say where it stands. A changed one begins at `now`."""
+        ...
+
+    def look(self, name: str, /) -> Reply[Standing | None]:
+        """Where a schedule stands; `None` if there is none of that name."""
+        ...
+
+    def take(self, name: str, nominal: int, run_id: str, /) -> Reply[bool]:
+        """Take the fire of a nominal time for this process; false when it was taken, or the schedule is paused."""
+        ...
+
+    def decide(self, name: str, nominal: int, /) -> Reply[None]:
+        """All nominal times up to this one are decided."""
+        ...
+
+    def ask(self, name: str, nominals: Sequence[int], run_ids: Sequence[str], /) -> Reply[list[tuple[int, str]]]:
+        """Have these nominal times fired by whoever serves the schedule; those that were not yet, with their ids."""
+        ...
+
+    def asked(self, name: str, /) -> Reply[list[tuple[int, str]]]:
+        """Take, for this process, what was asked for and is not taken: nominal times, and ids of runs."""
+        ...
+
+    def going(self, name: str, nominal: int, /) -> Reply[list[tuple[str, bool]]]:
+        """Runs of earlier fires that have not ended: ids, and whether they have begun."""
+        ...
+
+    def pause(self, name: str, at: int, /) -> Reply[bool]:
+        """Let a schedule fire no more until `resume`; whether there is such a one that was not paused."""
+        ...
+
+    def resume(self, name: str, at: int, /) -> Reply[bool]:
+        """End a pause: what came due meanwhile is not fired; whether there is such a one that was paused."""
+        ...
+
+
+@attrs.frozen
+class Standing:
+    """Where a schedule stands in the journal."""
+
+    told: str
+    """What it is, as JSON."""
+    mark: int
+    """All nominal times up to this one are decided, in microseconds."""
+    paused_at: int | None
 
 
 class Runner(Protocol):

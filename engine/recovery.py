@@ -7,19 +7,22 @@ runs it. What its steps recorded is then handed back by `durable.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, get_args
 
 import anyio
 
 from .core import Core, logger
 from .durable import agree, go_on
-from .enrolment import check_choice
-from .errors import InvalidOption, JournalError, RunIdConflict, RunNotResumable
+from .enrolment import check_choice, put_back
+from .errors import JournalError, RunIdConflict, RunNotResumable
+from .finishing import undisturbed
 from .memo import unserialize
+from .options import check_one_of
 from .ports import OnMismatch, Past
 from .registry import find_definition
 from .run import Run
-from .states import CANCELLED, CRASHED, FAILED, SCHEDULED, Entry, StateType
+from .states import CANCELLED, CRASHED, FAILED, PAUSED, SCHEDULED, Entry, StateType
 
 BROKEN = (FAILED, CRASHED, CANCELLED)
 
@@ -47,8 +50,12 @@ async def resumed(
     if run.step is None:
         raise RunNotResumable(run_id, f"its flow {definition.name!r} is not durable any more")
     entry = (SCHEDULED, "Resuming", "", core.clock.now())
-    with anyio.CancelScope(shield=True):  # whoever takes a run has to run it, if only to be cancelled in it
-        await _take(core, run, types, entry, on_mismatch, retries_failures)
+    try:
+        await undisturbed(_take, core, run, types, entry, on_mismatch, retries_failures)
+    except BaseException:
+        if run.history[-1][1] == "Resuming":  # it was taken, and its taker cancelled: nobody would run it
+            put_back(run)
+        raise
     return run
 
 
@@ -70,7 +77,11 @@ async def _take(
         run.given_name = run.given_name or f"{run.definition.name}-{run.id}"
     run.core.observe(run)
     go_on(run, earlier.expected_start_at)
-    run.past = await _past(core, run, on_mismatch)
+    try:
+        run.past = await _past(core, run, on_mismatch)
+    except JournalError:
+        put_back(run)
+        raise
     agree(run, run.past, retries_failures)
 
 
@@ -103,8 +114,8 @@ def _step(run_id: str, at: str, past: Past) -> str:
 
 
 def _check(on_mismatch: object) -> None:
-    if on_mismatch is not None and on_mismatch not in get_args(OnMismatch):
-        raise InvalidOption("on_mismatch", on_mismatch, f"one of {', '.join(map(repr, get_args(OnMismatch)))}")
+    if on_mismatch is not None:
+        check_one_of("on_mismatch", on_mismatch, get_args(OnMismatch))
 
 
 async def _started(core: Core, run_id: str) -> tuple[Any, list[Any], dict[str, Any]]:
@@ -140,7 +151,9 @@ async def _recover_all(core: Core, max_recoveries: int, start: Callable[[Run], o
     for earlier in await core.journal.recoverable():
         if earlier.run_id in given_up:
             continue
-        times = sum(name == "Resuming" for _, name, _, _ in earlier.history)
+        times = sum(
+            name == "Resuming" and before is not PAUSED for (before, *_), (_, name, *_) in pairwise(earlier.history)
+        )
         if times >= max_recoveries:
             given_up.add(earlier.run_id)
             logger.error(
@@ -152,7 +165,7 @@ async def _recover_all(core: Core, max_recoveries: int, start: Callable[[Run], o
             )
             continue
         try:
-            run = await resumed(core, earlier.run_id, (CRASHED, CANCELLED))
+            run = await resumed(core, earlier.run_id, (CRASHED, CANCELLED, PAUSED))
         except JournalError:
             raise
         except Exception as error:  # the user's code may raise anything

@@ -1,18 +1,20 @@
 """The one retry policy, for tasks and flows alike: whether a failed attempt is tried again, and after how long.
 
 Pure: no clock and no sleeping here. The formulas are those a user of Prefect knows; jitter is drawn from the engine's
-own source of randomness, so that a seed repeats it.
+own source of randomness, so that a seed repeats it. Tests may bound every delay of the process, with `longest_delay`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import attrs
 
 from .errors import Fail, InvalidOption, RetryAfter, StepMismatch
+from .options import is_number
 from .ports import Randomness
 
 Delays: TypeAlias = float | Sequence[float] | Callable[[int], Sequence[float]]
@@ -20,13 +22,31 @@ Condition: TypeAlias = Callable[..., Any]
 
 MAX_DELAYS = 50
 
+_longest = math.inf
+
+
+@contextmanager
+def longest_delay(seconds: float) -> Iterator[None]:
+    """In the whole process, while the block lasts, no attempt waits longer than that for the next: for tests."""
+    global _longest
+    before, _longest = _longest, seconds
+    try:
+        yield
+    finally:
+        _longest = before
+
+
+def shortened(seconds: float) -> float:
+    """A delay, or the longest that is allowed just now."""
+    return min(seconds, _longest)
+
 
 def exponential_backoff(backoff_factor: float) -> Callable[[int], list[float]]:
     """Delays of `backoff_factor * 2**i` seconds for the i-th retry, counted from 0.
 
     Raises `InvalidOption` for a negative factor.
     """
-    if not _is_number(backoff_factor) or backoff_factor < 0:
+    if not is_number(backoff_factor) or backoff_factor < 0:
         raise InvalidOption("backoff_factor", backoff_factor, "a number of seconds, 0 or more")
 
     def delays(retries: int) -> list[float]:
@@ -76,6 +96,9 @@ class RetryPolicy:
 
     def delay(self, attempts: int, error: object, random: Randomness) -> float:
         """Seconds to wait after attempt number `attempts` failed; the last delay of a list repeats."""
+        return shortened(self._delay(attempts, error, random))
+
+    def _delay(self, attempts: int, error: object, random: Randomness) -> float:
         if isinstance(error, RetryAfter):
             return error.seconds
         if not self.delays:
@@ -116,9 +139,12 @@ def _delays(retries: int, value: Delays | None) -> tuple[float, ...]:
     allowed = f"seconds (0 or more), a list of at most {MAX_DELAYS} of them, or a function from retries to such a list"
     if value is None:
         return ()
-    listed = value(retries) if callable(value) else value
+    try:
+        listed = value(retries) if callable(value) else value
+    except Exception as error:
+        raise InvalidOption("retry_delay_seconds", value, f"{allowed}, and not raise") from error
     items: tuple[Any, ...] = tuple(listed) if isinstance(listed, list | tuple) else (listed,)
-    if len(items) > MAX_DELAYS or not all(_is_number(item) and item >= 0 for item in items):
+    if len(items) > MAX_DELAYS or not all(is_number(item) and item >= 0 for item in items):
         raise InvalidOption("retry_delay_seconds", listed, allowed)
     if callable(value) and not isinstance(listed, list | tuple):
         raise InvalidOption("retry_delay_seconds", listed, "a function that returns a list of seconds")
@@ -130,7 +156,7 @@ def _seconds(
 ) -> float:
     if value is None:
         return default
-    if not _is_number(value) or value < 0:
+    if not is_number(value) or value < 0:
         raise InvalidOption(option, value, allowed)
     return float(value)
 
@@ -142,7 +168,3 @@ def _exceptions(option: str, value: object) -> tuple[type[BaseException], ...]:
     if not all(isinstance(item, type) and issubclass(item, BaseException) for item in items):
         raise InvalidOption(option, value, "an exception class or several of them")
     return items
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)

@@ -18,6 +18,7 @@ from .states import EPOCH, RUNNING, TERMINAL, Entry, State, StateType
 if TYPE_CHECKING:
     from .core import Core
     from .definition import Definition
+    from .firing import Fire
     from .host import Host
     from .limits import Lease
     from .memo import Flight
@@ -133,6 +134,8 @@ class Run:
     """Something that it depends on has run anew, so what is recorded of it does not count."""
     pardoned: int = 0
     """Attempts that don't count against its retries: those of an earlier life."""
+    fire: Fire | None = None
+    """The fire of a schedule that it is for."""
     expected_start_at: int | None = None
     """While it waits for its next attempt, when that is to be, in microseconds."""
     call: str | None = None
@@ -177,6 +180,11 @@ class Run:
         type_, name, message, at = self.history[-1]
         return State(type_, name, message, None, at, self.id, self.name)
 
+    def state_before_its_end(self) -> State[Any]:
+        """What it is in now, or was in last before it ended."""
+        type_, name, message, at = self.history[-2 if self.ended and len(self.history) > 1 else -1]
+        return State(type_, name, message, None, at, self.id, self.name)
+
     async def told(self, reply: Reply[T]) -> T:
         """What the journal answers."""
         return reply.wait() if self.on_the_spot else await reply
@@ -204,6 +212,7 @@ class Run:
             flow_run_id=self.flow.id if self.flow is not None else None,
             map_index=self.map_index,
             state=self.state(),
+            scheduled_start_time=None if self.fire is None else EPOCH + timedelta(microseconds=self.fire.nominal),
             start_time=None if started is None else EPOCH + timedelta(microseconds=started),
             previous_error=self.last_error,
         )
@@ -224,6 +233,8 @@ class RunView:
     flow_run_id: str | None
     map_index: int | None
     state: State[Any]
+    scheduled_start_time: datetime | None
+    """The time that it is for, of a run that a schedule fired."""
     start_time: datetime | None
     previous_error: BaseException | None
     """What made the last attempt fail, on a retry."""

@@ -20,6 +20,8 @@ import attrs
 from .errors import UndertowError
 
 MAX_LENGTH = 256  # of an expression
+MAX_MEMBERS = 1_000  # of a union
+MAX_JITTER = timedelta(days=365)  # what is due later than the last fire is still a datetime
 # Time, as far as schedules go: the very first and last days of datetime can't be shown in every zone.
 BEGINNING, END = datetime(2, 1, 1, tzinfo=UTC), datetime(9998, 12, 31, tzinfo=UTC)
 
@@ -28,7 +30,10 @@ class ScheduleInvalid(UndertowError, ValueError):
     """A schedule was defined that can't be followed."""
 
     def __init__(self, kind: str, option: str, value: object, reason: str) -> None:
-        shown = repr(value)
+        try:
+            shown = repr(value)
+        except Exception:  # too deep, or an int with too many digits
+            shown = f"<{type(value).__name__}>"
         if len(shown) > MAX_LENGTH:
             shown = f"{shown[:80]}… ({len(shown)} characters)"
         super().__init__(f"{kind}({option}={shown}) is not possible: {reason}.")
@@ -87,6 +92,8 @@ class Schedule(ABC):
             made: Schedule = make(*subject, **options)
         except TypeError as error:  # an option that this kind doesn't have
             raise ScheduleInvalid("Schedule.from_dict", "told", told, str(error)) from None
+        except RecursionError:
+            raise ScheduleInvalid("Schedule.from_dict", "told", told, "it is nested too deep") from None
         return made
 
 
@@ -122,6 +129,11 @@ def utc(value: datetime) -> datetime:
     return BEGINNING if value.year < BEGINNING.year else END
 
 
+def within_time(value: datetime) -> datetime:
+    """The same instant as it is shown, or the first or last that there is."""
+    return value if BEGINNING.year <= value.year <= END.year else utc(value)
+
+
 @attrs.frozen(kw_only=True, repr=False)
 class Bounded(Schedule):
     """What the single kinds share: the first and the last moment they may fire at, and the jitter."""
@@ -140,8 +152,8 @@ class Bounded(Schedule):
             if value is not None:
                 check_time(name, option, value)
                 object.__setattr__(self, option, utc(value))
-        if not isinstance(self.jitter, timedelta) or self.jitter < timedelta(0):
-            raise ScheduleInvalid(name, "jitter", self.jitter, "it must be a timedelta, 0 or more")
+        if not isinstance(self.jitter, timedelta) or not timedelta(0) <= self.jitter <= MAX_JITTER:
+            raise ScheduleInvalid(name, "jitter", self.jitter, "it must be a timedelta, 0 or more, a year at most")
         if self.start is not None and self.end is not None and self.end < self.start:
             raise ScheduleInvalid(name, "end", self.end, f"it must not be before the start, {self.start}")
         if self.next(BEGINNING) is None:
@@ -161,6 +173,7 @@ class Bounded(Schedule):
 
     def due(self, nominal: datetime, salt: str = "") -> datetime:
         check_time(f"{type(self).__name__}.due", "nominal", nominal)
+        nominal = within_time(nominal)
         seed = f"{self}\n{salt}\n{nominal.astimezone(UTC).isoformat()}".encode()
         share = int.from_bytes(hashlib.blake2b(seed, digest_size=8).digest()) / 2**64
         return nominal + self.jitter * share
@@ -241,6 +254,8 @@ class AnyOf(Schedule):
             if not isinstance(each, Schedule):
                 raise ScheduleInvalid("AnyOf", "schedules", each, "each must be a schedule, such as Cron('@daily')")
             members.update(each.schedules if isinstance(each, AnyOf) else (each,))
+            if len(members) > MAX_MEMBERS:
+                raise ScheduleInvalid("AnyOf", "schedules", schedules, f"it takes {MAX_MEMBERS:,} of them at most")
         if not members:
             raise ScheduleInvalid("AnyOf", "schedules", schedules, "it needs one schedule or more")
         object.__setattr__(self, "schedules", tuple(sorted(members, key=str)))
@@ -250,6 +265,8 @@ class AnyOf(Schedule):
         return min((time for time in times if time is not None), default=None)
 
     def due(self, nominal: datetime, salt: str = "") -> datetime:
+        check_time("AnyOf.due", "nominal", nominal)
+        nominal = within_time(nominal)
         before = nominal - datetime.resolution
         firing = (each for each in self.schedules if each.next(before) == nominal)
         return min((each.due(nominal, salt) for each in firing), default=nominal)

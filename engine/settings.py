@@ -57,6 +57,7 @@ class Settings:
     limits: Mapping[str, LimitLike] | None = _setting(None, values.LIMITS, "concurrency and rate limits, by name")
     threads: int = _setting(40, values.SOME, "threads for the bodies of submitted sync tasks")
     grace_seconds: float = _setting(10.0, values.SECONDS, "how long background runs may go on when the engine closes")
+    late_after: float = _setting(15.0, values.SECONDS, "how long after its time a scheduled run is Late")
     backend: Literal["asyncio", "trio"] = _setting(
         "asyncio", values.choice("asyncio", "trio"), "the event loop of calls that come from plain threads"
     )
@@ -181,6 +182,8 @@ def _ranked(source: _Source, name: str, rank: int) -> list[LoggerRule]:
 def _sources(arguments: Mapping[str, object], logging: Mapping[str, object] | None) -> list[_Source]:
     """Those that there are now, the strongest first."""
     given = {name: value for name, value in arguments.items() if value is not None}
+    if logging is not None and not isinstance(logging, Mapping):
+        raise SettingInvalid("logging", logging, 'a mapping of logging settings, such as {"level": "INFO"}')
     flat, strange = _flattened(logging or {}, "logging_")
     found = [
         _Source(given, lambda name: name),

@@ -12,6 +12,7 @@ from .context import CURRENT, current_core
 from .core import Core
 from .errors import InvalidOption, LimitUnknown, WouldBlock
 from .limits import HELD, Lease
+from .options import is_number
 from .waking import in_event_loop, standing_aside
 
 
@@ -105,7 +106,7 @@ def _core() -> Core:
 
 
 def _occupy(slots: float) -> float:
-    if isinstance(slots, bool) or not isinstance(slots, int | float) or not slots > 0:
+    if not is_number(slots) or not slots > 0:
         raise InvalidOption("occupy", slots, "a number of slots above 0")
     return slots
 

@@ -15,6 +15,7 @@ from .errors import InvalidOption
 from .futures import Future, FutureList
 from .generators import async_items, sync_items
 from .hooks import Hook, check_hooks
+from .options import check_flag, check_one_of
 from .pipeline import failure, returned
 from .ports import Runner
 from .retry import Condition, Delays
@@ -78,8 +79,8 @@ class Task(Definition[P, R_co], Generic[P, R_co]):
 
         self.on_commit_hooks = check_hooks("on_commit", options.on_commit)
         self.on_rollback_hooks = check_hooks("on_rollback", options.on_rollback)
-        if options.result_serializer not in SERIALIZERS:
-            raise InvalidOption("result_serializer", options.result_serializer, " or ".join(map(repr, SERIALIZERS)))
+        check_one_of("result_serializer", options.result_serializer, SERIALIZERS)
+        check_flag("persist_result", options.persist_result)
         self.serializer = options.result_serializer
         policy = DEFAULT if options.persist_result and options.cache_policy is None else options.cache_policy
         caching = read_caching(

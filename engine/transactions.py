@@ -24,6 +24,7 @@ from .context import CURRENT, TRANSACTION, current_core
 from .core import Core, logger
 from .durable import next_step, recorded_outcome
 from .errors import JournalError, RolledBack, WouldBlock
+from .finishing import undisturbed
 from .ports import Record
 from .registry import find_definition
 from .run import Outcome, Run, RunView
@@ -152,10 +153,7 @@ class Transaction:
                 await self._runs_ended()
             except BaseException as raised:
                 error = interrupt = raised
-        with anyio.CancelScope(shield=True):
-            with anyio.move_on_after(self._core.finish_seconds):
-                await self._runs_ended()
-            await self._end(error)
+        await undisturbed(self._finish, error)
         if interrupt is not None:
             raise interrupt
 
@@ -291,6 +289,11 @@ class Transaction:
             if self._open:
                 with standing_aside():
                     flag.wait(seconds)
+
+    async def _finish(self, error: BaseException | None) -> None:
+        with anyio.move_on_after(self._core.finish_seconds):
+            await self._runs_ended()
+        await self._end(error)
 
     async def _end(self, error: BaseException | None) -> None:
         self._over = True

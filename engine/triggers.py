@@ -39,7 +39,7 @@ RULES: Mapping[str, Rule] = {
 
 def check_rule(value: str | Rule | None) -> str | Rule | None:
     """A valid `when=`, or `None` for the default. Raises `InvalidOption`."""
-    if value is None or value == "all_succeeded":
+    if value is None or (isinstance(value, str) and value == "all_succeeded"):
         return None
     if value not in RULES if isinstance(value, str) else not callable(value):
         raise InvalidOption("when", value, f"a function over states, or one of {', '.join(map(repr, RULES))}")

@@ -86,7 +86,7 @@ def _whole(value: object, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError
     number = int(value)
-    if number < least:
+    if not least <= number < 2**63:
         raise ValueError
     return number
 
@@ -195,8 +195,8 @@ _LEVEL = "a level, DEBUG, INFO, WARNING, ERROR or CRITICAL in any case, or a num
 
 PATH = Reader(_path, "a path", is_path=True)
 SECONDS = Reader(_number, "a number of seconds, 0 or more")
-COUNT = Reader(lambda value: _whole(value, 0), "a whole number, 0 or more")
-SOME = Reader(lambda value: _whole(value, 1), "a whole number, 1 or more")
+COUNT = Reader(lambda value: _whole(value, 0), "a whole number, 0 or more (below 2**63)")
+SOME = Reader(lambda value: _whole(value, 1), "a whole number, 1 or more (below 2**63)")
 FLAG = Reader(_flag, "true or false (also 1 and 0, yes and no, on and off)")
 DURATION = Reader(_duration, 'a number of seconds, or a text such as "30s", "5m", "12h" or "7d"')
 LEVEL = Reader(_level, _LEVEL)

@@ -44,6 +44,43 @@ def is_cancellation(error: BaseException) -> bool:
         return False  # perhaps the loop is gone, and a coroutine of it is being thrown away
 
 
+class Outside:
+    """What one event loop waits for that no timer of its own will bring: an answer of another thread, a body in one.
+
+    `with outside(): await ...` in the loop; nobody else touches it. It is only a number, for a virtual clock, which
+    must not jump as long as something that goes on outside the loop is about to have its say.
+    """
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __enter__(self) -> None:
+        self.count += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.count -= 1
+
+
+class _Here(threading.local):
+    def __init__(self) -> None:
+        self.outside = Outside()
+
+
+_here = _Here()
+
+
+def outside() -> Outside:
+    """That of the event loop in this thread."""
+    return _here.outside
+
+
+def begin_anew() -> None:
+    """Another event loop begins in this thread: what was left over from the one before is no matter of its."""
+    _here.outside = Outside()
+
+
 class Waker:
     """An event that can be set from any thread. Belongs to the loop that made it; may be waited for again and again."""
 
@@ -78,13 +115,17 @@ class Waker:
 
 
 class Reply(Generic[T]):
-    """An answer that another thread will give: `await reply` in an event loop, `reply.wait()` in a plain thread."""
+    """An answer that another thread will give: `await reply` in an event loop, `reply.wait()` in a plain thread.
 
-    __slots__ = ("_error", "_settled", "_value", "_wake")
+    Any number may wait for it. Those in one event loop are woken together: to wake a loop costs as much as a task.
+    """
+
+    __slots__ = ("_error", "_flags", "_gates", "_settled", "_value")
 
     def __init__(self) -> None:
         self._settled = False
-        self._wake: Callable[[], object] | None = None
+        self._gates: dict[int, Waker] = {}
+        self._flags: list[threading.Event] = []
         self._value: T | None = None
         self._error: Exception | None = None
 
@@ -101,22 +142,27 @@ class Reply(Generic[T]):
             return
         self._value, self._error = value, error
         self._settled = True
-        if self._wake is not None:
-            self._wake()
+        for gate in tuple(self._gates.values()):
+            gate.wake()
+        for flag in self._flags:
+            flag.set()
 
     def __await__(self) -> Generator[Any, Any, T]:
         if not self._settled:
-            waker = Waker()
-            self._wake = waker.wake
+            here = threading.get_ident()
+            gate = self._gates.get(here)
+            if gate is None:
+                gate = self._gates[here] = Waker()
             if not self._settled:  # asked again, now that the answer would wake us
-                yield from waker.wait().__await__()
+                with _here.outside:
+                    yield from gate.opened().__await__()
         return self._answer()
 
     def wait(self) -> T:
         """The answer, holding the calling thread until it is there."""
         if not self._settled:
             flag = threading.Event()
-            self._wake = flag.set
+            self._flags.append(flag)
             if not self._settled:
                 flag.wait()
         return self._answer()

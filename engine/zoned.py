@@ -20,6 +20,7 @@ from .wallclock import furthest, reached, with_offset, zone_named
 # of a month and of a year.
 REFERENCE = datetime(2001, 1, 1)
 _DAY = timedelta(days=1)
+_CENTURY = timedelta(days=36_525)  # to the microsecond it can be written down as seconds
 
 
 def as_key(timezone: str | tzinfo) -> str:
@@ -89,8 +90,9 @@ class Interval(Zoned):
     timezone: str = attrs.field(default="", converter=as_key, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
-        if not isinstance(self.every, timedelta) or self.every < timedelta(seconds=1):
-            raise ScheduleInvalid("Interval", "every", self.every, "it must be a timedelta of a second or more")
+        if not isinstance(self.every, timedelta) or not timedelta(seconds=1) <= self.every <= _CENTURY:
+            reason = "it must be a timedelta of a second or more, a hundred years at most"
+            raise ScheduleInvalid("Interval", "every", self.every, reason)
         if self.anchor is not None:
             check_time("Interval", "anchor", self.anchor)
         if not self.timezone:

@@ -18,7 +18,7 @@ import anyio.to_thread
 from ..engine.errors import InvalidOption
 from ..engine.limits import Lease, Limits
 from ..engine.run import Run
-from ..engine.waking import worker_slot
+from ..engine.waking import outside, worker_slot
 
 DEFAULT_WORKERS = 40
 
@@ -40,9 +40,10 @@ class ThreadRunner:
         place = await self.places.acquire(("threads",), priority=run.definition.priority)
         body = _Body(partial(fn, *args, **kwargs), place)
         try:
-            return await anyio.to_thread.run_sync(
-                body, abandon_on_cancel=run.definition.timeout is not None, limiter=anyio.CapacityLimiter(math.inf)
-            )
+            with outside():
+                return await anyio.to_thread.run_sync(
+                    body, abandon_on_cancel=run.definition.timeout is not None, limiter=anyio.CapacityLimiter(math.inf)
+                )
         except BaseException:
             if body.is_running:
                 run.straggler = body

@@ -25,6 +25,7 @@ import attrs
 
 from ..engine.errors import CannotTravel, RunFailed
 from ..engine.run import RunView
+from ..engine.secrets import Secret
 from ..engine.tracebacks import describe, format_error
 
 # --- frames ----------------------------------------------------------------------------------------------------
@@ -169,6 +170,8 @@ class _Pickler(pickle.Pickler):
 
     def reducer_override(self, obj: Any, /) -> Any:
         self.last = obj
+        if isinstance(obj, Secret):
+            return Secret, (obj.reveal(),)  # over a pipe of ours it may go, to no file
         if isinstance(obj, BaseException):
             return NotImplemented if _is_remade(obj) else (_remake, (type(obj), obj.args, obj.__dict__))
         qualname, module = getattr(obj, "__qualname__", None), getattr(obj, "__module__", None)

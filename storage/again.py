@@ -6,6 +6,7 @@ Taking a run is one statement that compares and sets, so of several processes on
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,11 +16,16 @@ from ..engine.states import Entry, StateType
 from .rows import COLUMNS, parameters, statement
 from .service import Service
 
+logger = logging.getLogger("undertow")
+
 _EARLIER = "id, history, function, step, json_extract(details, '$.expected_start_at'), json_extract(details, '$.call')"
+
+_SUSPENDED = "state_type = 'PAUSED' AND json_extract(history, '$[#-1][1]') = 'Suspended'"
 
 CLAIM = f"""
 UPDATE run SET owner = ?, state_type = ?, ended_at = NULL, history = json_insert(history, '$[#]', json(?))
-WHERE id = ? AND state_type IN (SELECT value FROM json_each(?)) RETURNING {_EARLIER}
+WHERE id = ? AND (ended_at IS NOT NULL OR {_SUSPENDED}) AND state_type IN (SELECT value FROM json_each(?))
+RETURNING {_EARLIER}
 """
 
 FIND = f"SELECT {_EARLIER} FROM run WHERE id = ?"
@@ -50,8 +56,11 @@ FROM result WHERE key >= 'step:' || :old || '/' AND key < 'step:' || :old || '0'
 
 RECOVERABLE = f"""
 SELECT {_EARLIER} FROM result JOIN run ON run.id = substr(result.key, 7)
-WHERE key >= 'start:' AND key < 'start;' AND ended_at IS NOT NULL
-    AND (state_type = 'CRASHED' OR json_extract(history, '$[#-1][1]') = 'Interrupted')
+WHERE key >= 'start:' AND key < 'start;' AND (
+    ended_at IS NOT NULL AND (state_type = 'CRASHED' OR json_extract(history, '$[#-1][1]') = 'Interrupted')
+    OR {_SUSPENDED} AND EXISTS (
+        SELECT 1 FROM result AS asked
+        WHERE asked.key >= 'ask:resume:' || run.id || ':' AND asked.key < 'ask:resume:' || run.id || ';'))
 ORDER BY id
 """
 
@@ -110,8 +119,17 @@ async def fork(service: Service, root: str, at: str, new_root: str) -> None:
 
 
 async def recoverable(service: Service) -> list[Earlier]:
-    """Durable runs that were broken off."""
-    return [earlier for row in await service.rows(RECOVERABLE) if (earlier := _earlier(row)) is not None]
+    """Durable runs that were broken off; one whose row is damaged keeps none of the others from going on."""
+    found = []
+    for row in await service.rows(RECOVERABLE):
+        try:
+            earlier = _earlier(row)
+        except (ValueError, TypeError) as error:
+            logger.error("Run %s can't be recovered: its row is damaged (%s).", row[0], error)
+            continue
+        if earlier is not None:
+            found.append(earlier)
+    return found
 
 
 def _earlier(row: Any) -> Earlier | None:

@@ -85,6 +85,15 @@ class Backlog:
         else:
             self.dropped_logs += 1
 
+    def ask(self) -> tuple[Reply[None], bool]:
+        """A reply for when all that is here by now is written, and whether it is the first one asked for."""
+        try:
+            return self.asked[-1], False  # of those who ask before the next group is taken, all wait for that
+        except IndexError:
+            reply: Reply[None] = Reply()
+            self.asked.append(reply)
+            return reply, True
+
     def take_runs(self, most: int) -> list[Run]:
         """The runs that have waited longest, which are no longer waiting then."""
         return [self.runs.popleft() for _ in range(min(most, len(self.runs)))]

@@ -17,17 +17,19 @@ from typing import Any, TypeVar
 
 from anyio.from_thread import start_blocking_portal
 
-from ..engine.errors import InvalidOption, JournalClosed
+from ..engine.errors import InvalidOption, JournalClosed, UndertowError
 from ..engine.ports import Earlier, Past, Record
 from ..engine.run import Run
 from ..engine.states import Entry, StateType
 from ..engine.waking import Reply
 from . import again
 from .backlog import Backlog, LogLine
-from .opening import MEMORY, prepare, translate
+from .opening import MEMORY, MISUNDERSTOOD, prepare, translate
 from .retention import Retention, sweep
+from .schedules import Timetable
 from .schema import DURABILITIES, Durability
 from .service import Service
+from .slots import SlotPool
 
 T = TypeVar("T")
 
@@ -56,11 +58,21 @@ class SQLiteJournal:
         self._service: Service | None = None
         self._pending: set[Reply[Any]] = set()
         self._stack = ExitStack()
-        self._cancel: Callable[[str, str], None] = _nobody_listens
+        self._hear: Callable[[str, Record], None] = _nobody_listens
 
-    def listen(self, cancel: Callable[[str, str], None]) -> None:
-        """Call `cancel(run_id, reason)`, in the service's thread, when another process asks for it."""
-        self._cancel = cancel
+    def listen(self, hear: Callable[[str, Record], None]) -> None:
+        """Call `hear(key, record)`, in the service's thread, when another process asks something of a run."""
+        self._hear = hear
+
+    @property
+    def pool(self) -> SlotPool:
+        """The slots that are shared with other processes."""
+        return SlotPool(self.ask)
+
+    @property
+    def timetable(self) -> Timetable:
+        """The schedules that are served, and their fires."""
+        return Timetable(self.ask)
 
     # --- said ------------------------------------------------------------------------------------------------------
 
@@ -68,6 +80,14 @@ class SQLiteJournal:
     def crowded(self) -> bool:
         """True while so much waits to be written that new runs had better wait for `room`."""
         return self._backlog.crowded
+
+    def waiting(self) -> tuple[int, int | None]:
+        """How many runs wait to be written, and when the first of them changed last, in microseconds."""
+        runs = self._backlog.runs
+        try:
+            return len(runs), runs[0].history[-1][3]
+        except IndexError:
+            return 0, None
 
     @property
     def dropped_logs(self) -> int:
@@ -115,9 +135,9 @@ class SQLiteJournal:
         if not self._backlog and (service is None or not service.writing):
             return Reply.of(None)
         service = self._running()
-        reply: Reply[None] = Reply()
-        self._backlog.asked.append(reply)
-        service.hurry()
+        reply, is_first = self._backlog.ask()
+        if is_first:
+            service.hurry()
         return reply
 
     async def room(self) -> None:
@@ -127,46 +147,51 @@ class SQLiteJournal:
     def load(self, key: str) -> Reply[Record | None]:
         """What was kept under a key."""
         waiting = self._backlog.results
-        return Reply.of(waiting[key]) if key in waiting else self._ask(Service.load, key)
+        return Reply.of(waiting[key]) if key in waiting else self.ask(Service.load, key)
+
+    def oldest(self, prefix: str) -> Reply[tuple[str, Record] | None]:
+        """The first of what is on disk under keys that begin so."""
+        return self.ask(Service.oldest, prefix)
 
     def reserve(self, key: str, run_id: str) -> Reply[bool]:
         """Put the key aside for this process, until it is discarded or the process dies."""
-        return self._ask(again.reserve, key, run_id)
+        return self.ask(again.reserve, key, run_id)
 
     def enroll(self, run: Run) -> Reply[Earlier | None]:
         """Write a run of a chosen id, or find the one that is there."""
-        return self._ask(again.enroll, run)
+        return self.ask(again.enroll, run)
 
     def find(self, run_id: str) -> Reply[Earlier | None]:
         """What is written of a run."""
-        return self._ask(again.find, run_id)
+        return self.ask(again.find, run_id)
 
     def claim(self, run_id: str, types: Sequence[StateType], entry: Entry) -> Reply[Earlier | None]:
         """Append `entry` to the history of a run that ended in one of these types, if nobody else has by now."""
-        return self._ask(again.claim, run_id, types, entry)
+        return self.ask(again.claim, run_id, types, entry)
 
     def past(self, root: str) -> Reply[Past]:
         """What is recorded about the steps of a durable run."""
-        return self._ask(again.past, root)
+        return self.ask(again.past, root)
 
     def fork(self, root: str, at: str, new_root: str) -> Reply[None]:
         """Copy the recorded steps that were called before the run `at`, for the durable run `new_root`."""
-        return self._ask(again.fork, root, at, new_root)
+        return self.ask(again.fork, root, at, new_root)
 
     def recoverable(self) -> Reply[list[Earlier]]:
         """The outermost durable runs that were broken off."""
-        return self._ask(again.recoverable)
+        return self.ask(again.recoverable)
 
     def query(self, sql: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """Rows of a read-only query on the journal's own connection, after all that was said before; it blocks."""
         self.commit().wait()
-        return self._ask(Service.named_rows, sql, values).wait()
+        return self.ask(Service.named_rows, sql, values).wait()
 
     def tidy(self) -> Reply[None]:
         """Remove now, as far as one pass goes, what `keep_for` and `keep_runs` don't keep, and expired results."""
-        return self._ask(_tidy, self.retention, Path(f"{self.path}.results"))
+        return self.ask(_tidy, self.retention, Path(f"{self.path}.results"))
 
-    def _ask(self, question: Callable[..., Coroutine[Any, Any, T]], *values: Any) -> Reply[T]:
+    def ask(self, question: Callable[..., Coroutine[Any, Any, T]], *values: Any) -> Reply[T]:
+        """Have a question about the connection answered, in the service's loop."""
         service = self._running()
         reply: Reply[T] = Reply()
         self._pending.add(reply)
@@ -198,10 +223,12 @@ class SQLiteJournal:
         prepare(self.path)
         with ExitStack() as stack:
             portal = stack.enter_context(start_blocking_portal("asyncio", name="undertow-journal"))
-            service = Service(self.path, self.durability, self._backlog, self.retention, self._cancel)
+            service = Service(self.path, self.durability, self._backlog, self.retention, self._hear)
             try:
                 stack.enter_context(portal.wrap_async_context_manager(service))
-            except sqlite3.Error as error:
+            except UndertowError:
+                raise
+            except (sqlite3.Error, *MISUNDERSTOOD) as error:
                 raise translate(self.path, error) from error
             self._stack = stack.pop_all()
         self._service = service
@@ -225,7 +252,7 @@ class SQLiteJournal:
         self._stack = ExitStack()
 
 
-def _nobody_listens(run_id: str, reason: str) -> None:
+def _nobody_listens(key: str, record: Record) -> None:
     """What becomes of requests where there is no engine."""
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import sqlite3
+import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..engine.errors import (
@@ -15,9 +17,12 @@ from ..engine.errors import (
     JournalReadOnly,
     JournalTooNew,
 )
-from .schema import APPLICATION_ID, VERSION
+from .schema import APPLICATION_ID, SCHEMA, VERSION
 
 MEMORY = ":memory:"
+
+BESIDE = ("-wal", "-shm", ".results")
+"""What stands beside a journal: SQLite's log and its index, and the folder of big results."""
 
 
 def prepare(path: str) -> None:
@@ -25,10 +30,16 @@ def prepare(path: str) -> None:
     if path == MEMORY:
         return
     file = Path(path)
-    if file.is_dir():
+    try:
+        is_folder, has_folder = file.is_dir(), file.parent.is_dir()
+    except OSError as error:  # too long a name
+        raise JournalError(path, f"it can't be looked for ({error.strerror})", "Give another path.") from None
+    if is_folder:
         raise JournalError(path, "it is a folder", "Give the path of a file, such as app.db inside it.")
-    if not file.parent.is_dir():
+    if not has_folder:
         raise JournalMissing(path, f"the folder {file.parent} does not exist", f"Create it: mkdir -p {file.parent}")
+    for each in (path, *(f"{path}{suffix}" for suffix in BESIDE)):
+        _refuse_planted(path, each)
     try:
         # Created by us, and so before SQLite would, because the files that SQLite puts beside it take over its mode.
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW, 0o600))
@@ -38,7 +49,30 @@ def prepare(path: str) -> None:
     except PermissionError:
         raise read_only(path) from None
     except OSError as error:
+        if error.errno in NO_SPACE:
+            raise full(path) from None
         raise JournalError(path, f"it can't be created ({error.strerror})", "Choose another place for it.") from None
+
+
+def _refuse_planted(path: str, each: str) -> None:
+    """In a folder that everybody may write to, nothing is used that another user has put there, links included."""
+    try:
+        folder, seen = os.stat(Path(each).parent), os.lstat(each)
+    except FileNotFoundError:
+        return
+    if folder.st_mode & stat.S_IWOTH and seen.st_uid not in (os.geteuid(), folder.st_uid, 0):
+        raise JournalError(
+            path,
+            f"{each} is another user's (uid {seen.st_uid}), in a folder that everybody may write to",
+            "Choose a folder of your own.",
+        )
+
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def full(path: str) -> JournalFull:
+    return JournalFull(path, "the disk is full", "Free some space; writing goes on by itself then.")
 
 
 def read_only(path: str) -> JournalReadOnly:
@@ -61,8 +95,43 @@ def check(path: str, application_id: int, version: int, tables: int) -> None:
         )
 
 
-def translate(path: str, error: sqlite3.Error) -> JournalError:
-    """What an SQLite error means for a person."""
+OBJECTS = {
+    name: words[1].lower()
+    for words in (line.split() for line in SCHEMA.splitlines())
+    if words[:1] == ["CREATE"] and words[1] in ("TABLE", "VIEW") and (name := words[2])
+}
+"""The tables and views of a journal, and which of the two each is."""
+
+
+def check_objects(path: str, objects: Iterable[tuple[str, str, str | None]]) -> None:
+    """See that nothing in a journal, given by type, name and SQL, does what no journal does. Raises `JournalCorrupt`.
+
+    Whoever opens a journal that was sent to him reads its tables and views, and fires its triggers.
+    """
+    for kind, name, sql in objects:
+        expected = OBJECTS.get(name)
+        virtual = kind == "table" and not (sql or "").upper().startswith("CREATE TABLE")
+        if kind == "trigger" or virtual or (expected is not None and kind in ("table", "view") and kind != expected):
+            raise JournalCorrupt(
+                path,
+                f"it holds a {'virtual ' if virtual else ''}{kind} {name!r}, as no journal does",
+                "Don't use it: find out who made it. It was not changed.",
+            )
+
+
+MISUNDERSTOOD = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""What comes of taking the content of a journal for what it should be, when it is damaged or was made by hand."""
+
+
+def translate(path: str, error: Exception) -> JournalError:
+    """What an error of SQLite's, of a result's file, or of misunderstood content means for a person."""
+    if isinstance(error, MISUNDERSTOOD):
+        told = f"{type(error).__name__}: {error}"
+        return JournalCorrupt(path, f"what it holds can't be read ({told})", "Restore a copy, or give another path.")
+    if isinstance(error, OSError):
+        if error.errno in NO_SPACE:
+            return full(path)
+        return JournalError(path, f"a result's file can't be written ({error})", "Check the disk and the folder.")
     text = str(error)
     code = getattr(error, "sqlite_errorname", "")
     if "FULL" in code or "disk is full" in text:

@@ -52,8 +52,16 @@ UPDATE run SET
         iif(state_type = 'CANCELLING', 'CANCELLED', 'CRASHED'),
         iif(state_type = 'CANCELLING', 'Cancelled', 'Crashed'),
         :message, :now))
-WHERE owner = :owner AND ended_at IS NULL
+WHERE owner = :owner AND ended_at IS NULL AND NOT (
+    state_type = 'PAUSED' AND json_extract(history, '$[#-1][1]') = 'Suspended')
 """
+
+FREE_FIRES = """
+UPDATE fire SET owner = NULL WHERE owner = ? AND NOT EXISTS (SELECT 1 FROM run WHERE run.id = fire.run_id)
+"""
+"""Fires that an owner had taken, and had not begun."""
+
+FREE_SLOTS = "DELETE FROM slot WHERE owner = ?"
 
 FREE = """
 DELETE FROM result
@@ -92,6 +100,8 @@ async def register(connection: aiosqlite.Connection) -> int:
 async def deregister(connection: aiosqlite.Connection, number: int) -> None:
     """This process uses the journal no more."""
     await connection.execute(FREE, (str(number),))
+    await connection.execute(FREE_FIRES, (number,))
+    await connection.execute(FREE_SLOTS, (number,))
     await connection.execute(CLOSE, (_now(), number))
 
 

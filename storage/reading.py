@@ -12,8 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..engine.errors import JournalError, JournalMissing
-from .opening import check, translate
+from ..engine.errors import JournalCorrupt, JournalError, JournalMissing, UndertowError
+from ..engine.tracebacks import describe
+from .opening import MISUNDERSTOOD, check, check_objects, translate
 
 IN_USE = ("-wal", "-journal")
 """What SQLite keeps beside a database that is open for writing, or that a process died over."""
@@ -29,8 +30,12 @@ class Reader:
 
     def __init__(self, path: str | Path) -> None:
         self.path = str(path)
-        self._file = Path(path).resolve()
-        if self._file.is_dir():
+        try:
+            self._file = Path(path).resolve()
+            is_folder = self._file.is_dir()
+        except (OSError, RuntimeError) as error:  # too long a name, or a link to itself
+            raise JournalError(self.path, f"it can't be looked for ({error})", "Give another path.") from None
+        if is_folder:
             raise JournalError(self.path, "it is a folder", "Give the path of the file, such as app.db inside it.")
         if not self._file.is_file():
             raise JournalMissing(self.path, "there is no such file", "Run a flow first, or give another --journal.")
@@ -40,6 +45,8 @@ class Reader:
         try:
             found = [self.rows(f"PRAGMA {name}")[0][name] for name in ("application_id", "user_version")]
             check(self.path, found[0], found[1], 1)
+            objects = self.rows("SELECT type, name, sql FROM sqlite_master")
+            check_objects(self.path, ((row["type"], row["name"], row["sql"]) for row in objects))
         except BaseException:
             self.close()
             raise
@@ -49,6 +56,8 @@ class Reader:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+        if isinstance(error, MISUNDERSTOOD) and not isinstance(error, UndertowError):
+            raise self._damaged(error) from error
 
     def close(self) -> None:
         """Let go of the file. Closing twice is harmless."""
@@ -59,14 +68,19 @@ class Reader:
         while True:
             try:
                 rows = [dict(row) for row in self._connection.execute(sql, values)]
-            except sqlite3.DatabaseError as error:
+            except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
                 if not self._disturbed():
-                    raise translate(self.path, error) from error
+                    told = translate(self.path, error) if isinstance(error, sqlite3.Error) else self._damaged(error)
+                    raise told from error
             else:
                 if not self._disturbed():
                     return rows
             self.close()
             self._connect()
+
+    def _damaged(self, error: BaseException) -> JournalCorrupt:
+        remedy = "Restore a copy; `undertow doctor` looks closer."
+        return JournalCorrupt(self.path, f"what stands in it makes no sense ({describe(error)})", remedy)
 
     def run(self, run_id: str) -> dict[str, Any]:
         """Everything about one run."""

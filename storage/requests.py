@@ -1,4 +1,8 @@
-"""Requests: how one process asks another, through the journal they share, to cancel a flow run."""
+"""Requests: how a run is spoken to, from its own process or another, through the journal.
+
+A request is a value that is kept under `ask:KIND:RUN:...` until the run takes it. The process that owns the run is told
+of requests that others write.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +11,36 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+from ..engine.codec import encode
+from ..engine.core import new_id
 from ..engine.errors import JournalMissing
+from ..engine.ports import Record
+from .checkpoints import pragmas
 from .opening import translate
+from .results import INSERT
 
-ASK = """
-INSERT INTO request (run_id, reason, at) VALUES (?, ?, ?)
-ON CONFLICT (run_id) DO UPDATE SET reason = excluded.reason, at = excluded.at
+ASKED = """
+SELECT key, value, file, serializer, run_id, kept_at, expires_at, about FROM result JOIN run ON run.id = result.run_id
+WHERE key >= 'ask:' AND key < 'ask;' AND run.owner = ? AND run.ended_at IS NULL
 """
 
-WAITING = "SELECT 1 FROM request JOIN run ON run.id = request.run_id WHERE run.owner = ? LIMIT 1"
-
-TAKE = """
-DELETE FROM request WHERE run_id IN (SELECT id FROM run JOIN request ON run.id = request.run_id WHERE run.owner = ?)
-RETURNING run_id, reason
+OLDEST = """
+SELECT key, value, file, serializer, run_id, kept_at, expires_at, about FROM result
+WHERE key >= ? AND key < ? ORDER BY key LIMIT 1
 """
 
 
-def ask_to_cancel(path: str | Path, run_id: str, reason: str) -> None:
-    """Have the process that runs a flow run cancel it, as soon as it looks. Raises `JournalError`s."""
+def ask(path: str | Path, kind: str, run_id: str, value: object) -> None:
+    """Write a request of that kind to a run, from a process that has no engine open. Raises `JournalError`s."""
     if not Path(path).is_file():
         raise JournalMissing(str(path), "there is no such file", "Give the journal that the run is in.")
+    key = f"ask:{kind}:{run_id}:{new_id()}"
+    record = Record(encode(value), "msgpack", run_id, time.time_ns() // 1000)
+    values = (key, record.value, None, record.serializer, record.run_id, record.kept_at, None, None)
     try:
         with closing(sqlite3.connect(path, timeout=10, isolation_level=None)) as connection:
-            connection.execute(ASK, (run_id, reason, time.time_ns() // 1000))
+            for pragma in pragmas():
+                connection.execute(pragma)
+            connection.execute(INSERT, values)
     except sqlite3.Error as error:
         raise translate(str(path), error) from error

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,9 @@ from ..engine.ports import Record
 MAX_INLINE_BYTES = 256 * 1024
 """A result above this size goes to a file."""
 
+NAME = re.compile(r"[0-9a-f]{64}")
+"""The name of a result's file: the digest of what it holds."""
+
 INSERT = """
 INSERT INTO result (key, value, file, serializer, run_id, kept_at, expires_at, about) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (key) DO UPDATE SET value = excluded.value, file = excluded.file, serializer = excluded.serializer,
@@ -22,8 +27,6 @@ ON CONFLICT (key) DO UPDATE SET value = excluded.value, file = excluded.file, se
 """
 
 SELECT = "SELECT value, file, serializer, run_id, kept_at, expires_at, about FROM result WHERE key = ?"
-
-DELETE = "DELETE FROM result WHERE key = ?"
 
 
 def row(key: str, record: Record, folder: Path | None, owner: int) -> Sequence[Any]:
@@ -66,8 +69,14 @@ def write_file(folder: Path, value: bytes) -> str:
 
 def read_file(folder: Path, name: str) -> bytes:
     """The bytes of a result's file. Raises `ResultUnreadable` when it is gone or was altered."""
+    if not NAME.fullmatch(name):
+        raise ResultUnreadable(f"{name!r} is no name of a result's file")  # it might lead anywhere
     try:
-        value = (folder / name).read_bytes()
+        # What is no file any more, a link or a pipe, must not lead elsewhere or have us wait.
+        with open(os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ResultUnreadable(f"{folder / name} is no file")
+            value = file.read()
     except OSError as error:
         raise ResultUnreadable(f"its file {folder / name} can't be read ({error.strerror})") from None
     if hashlib.blake2b(value, digest_size=32).hexdigest() != name:

@@ -19,6 +19,7 @@ import aiosqlite
 import attrs
 
 from ..engine.errors import InvalidOption
+from .results import NAME
 
 logger = logging.getLogger("undertow")
 
@@ -56,6 +57,13 @@ STEPS = """
 DELETE FROM result WHERE key IN (
     SELECT key FROM result WHERE key >= 'step:' || ?1 || '/' AND key < 'step:' || ?1 || '0' LIMIT ?2) RETURNING file
 """
+ASKED = """
+DELETE FROM result WHERE key >= 'ask:' AND key < 'ask;' AND run_id IN (SELECT value FROM json_each(?)) RETURNING file
+"""
+FIRED = """
+DELETE FROM fire WHERE run_id IN (SELECT value FROM json_each(?))
+    AND nominal < (SELECT mark FROM schedule WHERE name = fire.schedule) RETURNING nominal
+"""
 RUNS = "DELETE FROM run WHERE id IN (SELECT value FROM json_each(?))"
 USED = "SELECT 1 FROM result WHERE file = ? LIMIT 1"
 EXPIRED = "DELETE FROM result WHERE key IN (SELECT key FROM result WHERE expires_at < ? LIMIT ?) RETURNING file"
@@ -81,7 +89,7 @@ class Retention:
         expired = await _column(connection, EXPIRED, now, CHUNK)
         doomed: list[str] = []
         if self.keep_for is not None:
-            doomed += await _column(connection, TOO_OLD, now - int(self.keep_for.total_seconds() * 1e6), ROOTS)
+            doomed += await _column(connection, TOO_OLD, max(0, now - int(self.keep_for.total_seconds() * 1e6)), ROOTS)
         if self.keep_runs is not None:
             doomed += await _column(connection, TOO_MANY, ROOTS, self.keep_runs)
         for root in dict.fromkeys(doomed):
@@ -101,7 +109,8 @@ async def sweep(connection: aiosqlite.Connection, folder: Path) -> None:
 
 def _old_files(folder: Path) -> list[Path]:
     try:
-        return [file for file in folder.iterdir() if _is_old(file)]
+        # By name: if the folder is not ours, what is in it is nobody's to remove.
+        return [file for file in folder.iterdir() if NAME.match(file.name) and _is_old(file)]
     except FileNotFoundError:
         return []  # there never was a big result
 
@@ -135,7 +144,8 @@ async def _erase(connection: aiosqlite.Connection, runs: Sequence[str]) -> None:
     for run in await _column(connection, DURABLE, ids):
         while await _column(connection, STEPS, run, CHUNK):
             continue
-    await _column(connection, OWN, ids)
+    for belongings in (OWN, ASKED, FIRED):
+        await _column(connection, belongings, ids)
     await connection.execute(RUNS, (ids,))
 
 

@@ -1,4 +1,7 @@
-"""From runs to rows: one row says all that a run has lived through so far, and one statement writes a whole group."""
+"""From runs to rows: one row says all that a run has lived through so far, and one statement writes a whole group.
+
+And the statements for results and log records, of which one writes many as well.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ IDENTITY = ("id", "kind", "function", "parent_run_id", "flow_run_id", "tags", "s
 STORY = ("name", "state_type", "started_at", "ended_at", "attempts", "history", "owner", "details")
 COLUMNS = IDENTITY + STORY
 
+RESULT_COLUMNS = ("key", "value", "file", "serializer", "run_id", "kept_at", "expires_at", "about")
+
 MAX_ROWS = 500
 """Rows of one statement. SQLite allows 32 766 parameters; longer statements cost memory and save no time."""
 
@@ -26,18 +31,34 @@ def _size(rows: int) -> int:
     return next(size for size in SIZES if size >= rows)
 
 
+def padded(values: list[Any], columns: int) -> list[Any]:
+    """The parameters of so many rows, and NULL for those that their statement has beyond them."""
+    rows = len(values) // columns
+    return values + [None] * ((_size(rows) - rows) * columns)
+
+
 def statement(rows: int) -> str:
-    """SQL that writes that many rows, or more of which the last are NULL; a row that is there gets the new story."""
-    return _statement(_size(rows))
+    """SQL that writes that many runs; a row that is there gets the new story."""
+    return _upsert("run", COLUMNS, "id", STORY, _size(rows))
 
 
-@lru_cache(maxsize=len(SIZES))
-def _statement(size: int) -> str:
-    row = f"({', '.join('?' * len(COLUMNS))})"
-    news = ", ".join(f"{column} = excluded.{column}" for column in STORY)
+def result_statement(rows: int) -> str:
+    """SQL that writes that many results; one that is there under the same key is replaced."""
+    return _upsert("result", RESULT_COLUMNS, "key", RESULT_COLUMNS[1:], _size(rows))
+
+
+def deletion(rows: int) -> str:
+    """SQL that deletes the results under that many keys."""
+    return f"DELETE FROM result WHERE key IN ({', '.join('?' * _size(rows))})"
+
+
+@lru_cache(maxsize=2 * len(SIZES))
+def _upsert(table: str, columns: tuple[str, ...], key: str, news: tuple[str, ...], size: int) -> str:
+    row = f"({', '.join('?' * len(columns))})"
+    changes = ", ".join(f"{column} = excluded.{column}" for column in news)
     return (
-        f"INSERT INTO run ({', '.join(COLUMNS)}) SELECT * FROM (VALUES {', '.join([row] * size)})"
-        f" WHERE column1 IS NOT NULL ON CONFLICT (id) DO UPDATE SET {news}"
+        f"INSERT INTO {table} ({', '.join(columns)}) SELECT * FROM (VALUES {', '.join([row] * size)})"
+        f" WHERE column1 IS NOT NULL ON CONFLICT ({key}) DO UPDATE SET {changes}"
     )
 
 
@@ -79,9 +100,7 @@ def parameters(runs: Iterable[Run], owner: int) -> list[Any]:
             owner,
             _details(run),
         )
-    rows = len(values) // len(COLUMNS)
-    values += [None] * ((_size(rows) - rows) * len(COLUMNS))
-    return values
+    return padded(values, len(COLUMNS))
 
 
 _NOTHING = (None, None, None, None, None, None)
@@ -91,7 +110,7 @@ def _details(run: Run) -> str | None:
     """What only some runs have, as one JSON object."""
     parameters = run.parameters
     rare = (parameters, run.error, run.cache_key, run.definition.version, run.expected_start_at, run.call)
-    if rare == _NOTHING and not run.upstream_ids:
+    if rare == _NOTHING and not run.upstream_ids and run.fire is None:
         return None if run.map_index is None else f'{{"map_index":{run.map_index}}}'
     details = {
         "version": run.definition.version,
@@ -101,6 +120,8 @@ def _details(run: Run) -> str | None:
         "upstreams": run.upstream_ids or None,
         "expected_start_at": run.expected_start_at,
         "call": run.call,
+        "schedule": None if run.fire is None else run.fire.schedule,
+        "nominal": None if run.fire is None else run.fire.nominal,
         "error": None if run.error is None else clean(run.error),
     }
     return json.dumps({name: value for name, value in details.items() if value is not None})

@@ -1,9 +1,10 @@
 """The schema of a journal: private tables, and the public views over them.
 
-The views are the stable interface (`flow_runs`, `task_runs`, `states`, `edges`, `logs`); the tables may change with
-`VERSION`. One row holds one run with its whole history, because a short run makes all its transitions within one
-group commit: so a group carries one row a run, and the views expand it again. Each value of a row costs the writer time
-that it takes from the event loop, so what most runs don't have is NULL, and what can be derived the views derive.
+The views are the stable interface (`flow_runs`, `task_runs`, `states`, `edges`, `logs`, `schedules`); the tables may
+change with `VERSION`. One row holds one run with its whole history, because a short run makes all its transitions
+within one group commit: so a group carries one row a run, and the views expand it again. Each value of a row costs the
+writer time that it takes from the event loop, so what most runs don't have is NULL, and what can be derived the views
+derive.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ CREATE TABLE run (
     attempts INTEGER NOT NULL,
     history TEXT NOT NULL, -- [[type, name, message, microseconds], ...]
     owner INTEGER NOT NULL,
-    details TEXT,          -- {version, map_index, parameters, cache_key, upstreams, expected_start_at, error}
+    details TEXT,          -- {version, map_index, parameters, cache_key, upstreams, expected_start_at, schedule,
+                           --  nominal, call, error}
     step TEXT              -- in a durable flow: the id of the outermost run, '/', the digest of the call
 ) WITHOUT ROWID;
 
@@ -71,11 +73,38 @@ CREATE TABLE log (
     message TEXT NOT NULL
 );
 
-CREATE TABLE request (
-    run_id TEXT PRIMARY KEY,   -- a flow run that another process would have cancelled
-    reason TEXT NOT NULL,
-    at INTEGER NOT NULL
+CREATE TABLE slot (
+    name TEXT NOT NULL,        -- of a limit that is shared between processes
+    holder TEXT NOT NULL,
+    slots REAL NOT NULL,
+    owner INTEGER NOT NULL,
+    PRIMARY KEY (name, holder)
 ) WITHOUT ROWID;
+
+CREATE TABLE drain (
+    name TEXT PRIMARY KEY,     -- of a rate limit that is shared
+    taken REAL NOT NULL,
+    seen REAL NOT NULL         -- when it was that much, in seconds since the epoch
+) WITHOUT ROWID;
+
+CREATE TABLE schedule (
+    name TEXT PRIMARY KEY,
+    flow TEXT NOT NULL,
+    told TEXT NOT NULL,        -- {schedule, parameters, overlap, catch_up, grace}
+    mark INTEGER NOT NULL,     -- all nominal times up to this one are decided
+    paused_at INTEGER,
+    owner INTEGER NOT NULL     -- who served it last
+) WITHOUT ROWID;
+
+CREATE TABLE fire (
+    schedule TEXT NOT NULL,
+    nominal INTEGER NOT NULL,  -- the time that it is for, in microseconds
+    run_id TEXT NOT NULL,
+    owner INTEGER,             -- who runs it; NULL: it was asked for, and nobody has taken it yet
+    PRIMARY KEY (schedule, nominal)
+) WITHOUT ROWID;
+
+CREATE INDEX fire_asked_for ON fire (schedule) WHERE owner IS NULL;
 
 CREATE INDEX log_of_run ON log (run_id);
 
@@ -98,7 +127,7 @@ VIEWS = f"""
 CREATE VIEW flow_runs AS
 SELECT id, {_NAME}, function AS flow, {_detail("version")} AS version, {_STATE}, parent_run_id, attempts,
        {_detail("parameters")} AS parameters, {_TAGS}, {_CREATED},
-       {_iso(_detail("expected_start_at"))} AS expected_start_at, {_TIMES},
+       {_iso(f"coalesce({_detail('expected_start_at')}, {_detail('nominal')})")} AS expected_start_at, {_TIMES},
        (SELECT host || ':' || pid FROM owner WHERE owner.id = run.owner) AS owner
 FROM run WHERE kind = 'flow';
 
@@ -120,6 +149,13 @@ FROM run, json_each(run.details, '$.upstreams') AS upstream;
 
 CREATE VIEW logs AS
 SELECT run_id, {_iso("at")} AS at, level, logger, message FROM log ORDER BY seq;
+
+CREATE VIEW schedules AS
+SELECT name, flow, json_extract(told, '$.schedule') AS schedule, json_extract(told, '$.parameters') AS parameters,
+       json_extract(told, '$.overlap') AS overlap, json_extract(told, '$.catch_up') AS catch_up,
+       {_iso("mark")} AS decided_until, {_iso("paused_at")} AS paused_at,
+       (SELECT host || ':' || pid FROM owner WHERE owner.id = schedule.owner AND closed_at IS NULL) AS owner
+FROM schedule;
 """
 
 SCHEMA = f"""

@@ -1,8 +1,8 @@
 """The journal's service: a connection and its tasks, in an event loop and a thread of their own.
 
-It takes what has come together in the backlog, a few milliseconds' worth, and writes it as one statement, which SQLite
-commits by itself: no transaction of ours is ever left open, and user tasks, which may be cancelled anywhere, never
-touch the connection. It answers questions, notices the death of other processes, and tidies up.
+It has what comes together in the backlog written (`writing.py`) and copied back (`checkpoints.py`) when that is due. No
+transaction of ours is ever left open, and user tasks, which may be cancelled anywhere, never touch the connection. It
+answers questions, notices the death of other processes, and tidies up.
 """
 
 from __future__ import annotations
@@ -19,25 +19,22 @@ from typing import Any, TypeVar
 
 import aiosqlite
 
-from ..engine.errors import JournalClosed, JournalError
+from ..engine.errors import JournalClosed, JournalLocked, UndertowError
 from ..engine.ports import Record
-from ..engine.run import Run
 from ..engine.waking import Reply
 from . import owners, requests, results
 from .backlog import Backlog
-from .opening import MEMORY, check, translate
+from .checkpoints import Checkpoints, pragmas
+from .opening import MEMORY, MISUNDERSTOOD, check, check_objects, translate
 from .retention import Retention, sweep
-from .rows import MAX_ROWS, clean, log_statement, parameters, statement
 from .schema import SCHEMA, Durability
+from .writing import Writer
 
 T = TypeVar("T")
 logger = logging.getLogger("undertow")
 
 LINGER_SECONDS = 0.005
 """How long the first record of a group waits for others to join it."""
-
-SYNC_SECONDS = 0.1
-"""With durability "process", at most so much acknowledged history is lost when the power fails."""
 
 RETRY_SECONDS = 0.5
 """How long to wait before a group that could not be written is tried again."""
@@ -61,7 +58,7 @@ class Service:
         durability: Durability,
         backlog: Backlog,
         retention: Retention,
-        cancel: Callable[[str, str], None],
+        told_of: Callable[[str, Record], None],
     ) -> None:
         self.path = path
         self.owner = 0
@@ -69,15 +66,13 @@ class Service:
         self.roused = False
         """True while a write is due: nobody else needs to ask for one."""
         self.writing = False
-        self._durability = durability
         self._backlog = backlog
+        self._writer = Writer(path, durability, backlog)
+        self._checkpoints = Checkpoints(path, durability)
         self._retention = retention
-        self._cancel = cancel
+        self._told_of = told_of
         self._files = Path(f"{path}.results")
         self._background: deque[asyncio.Task[None]] = deque(maxlen=64)
-        self._trouble = ""
-        self._synced_at = 0.0
-        self._synchronous = ""
 
     # --- from any thread -----------------------------------------------------------------------------------------
 
@@ -97,7 +92,9 @@ class Service:
         async def ask() -> None:
             try:
                 reply.settle(await question(*values))
-            except sqlite3.Error as error:
+            except UndertowError as error:
+                reply.settle(error=self._closed() if self.closing else error)
+            except (sqlite3.Error, *MISUNDERSTOOD) as error:
                 reply.settle(error=self._closed() if self.closing else translate(self.path, error))
             except Exception as error:
                 reply.settle(error=self._closed() if self.closing else error)
@@ -120,14 +117,22 @@ class Service:
     async def __aenter__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._go = asyncio.Event()
-        self.connection = await aiosqlite.connect(self.path, isolation_level=None, cached_statements=16)
+        connection = aiosqlite.connect(
+            self.path, isolation_level=None, cached_statements=32, factory=self._writer.connect
+        )
+        try:
+            self.connection = await connection
+        except BaseException:
+            # aiosqlite doesn't wait for its thread then, which has something to tell this loop yet.
+            await asyncio.to_thread(connection._thread.join)
+            raise
         self.connection.row_factory = sqlite3.Row
         try:
             await self._prepare()
         except BaseException:
             await self.connection.close()
             raise
-        self._writer = self._loop.create_task(self._write_groups())
+        self._groups = self._loop.create_task(self._write_groups())
         self._watchers = [self._loop.create_task(self._watch()), self._loop.create_task(self._hear())]
 
     async def _prepare(self) -> None:
@@ -136,11 +141,13 @@ class Service:
         tables = await self.scalar("SELECT count(*) FROM sqlite_master")
         found = [await self.scalar(f"PRAGMA {name}") for name in ("application_id", "user_version")]
         check(self.path, found[0], found[1], tables)
+        check_objects(self.path, await self.rows("SELECT type, name, sql FROM sqlite_master"))
         await self.connection.execute("PRAGMA journal_mode = WAL")
-        await self._set_synchronous("OFF" if self._durability == "none" else "NORMAL")
+        for pragma in (*pragmas(), f"PRAGMA synchronous = {self._writer.synchronous}"):
+            await self.connection.execute(pragma)
         if tables == 0:
             await self._create()
-        self.owner = await owners.register(self.connection)
+        self.owner = self._writer.owner = await owners.register(self.connection)
         await owners.bury_the_dead(self.connection, self.owner)
 
     async def _create(self) -> None:
@@ -158,13 +165,15 @@ class Service:
             watcher.cancel()
         self._go.set()
         try:
-            await self._writer
+            await self._groups
             if self._backlog:
-                await self._write_group()  # once more, for a try that had begun before the close
+                await self._write()  # once more, for a try that had begun before the close
             if self._backlog.runs:
                 logger.error("Journal %s was closed with %d runs not written.", self.path, len(self._backlog.runs))
+            if self._writer.seconds_to_sync() is not None:
+                await self.connection.execute("PRAGMA synchronous = FULL")  # and with the last word all before it
             await owners.deregister(self.connection, self.owner)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, *MISUNDERSTOOD) as error:
             logger.error("%s", translate(self.path, error))
         finally:
             await self.connection.close()
@@ -179,149 +188,76 @@ class Service:
                 if time.monotonic() - swept_at > SWEEP_SECONDS:
                     await sweep(self.connection, self._files)
                     swept_at = time.monotonic()
-            except (sqlite3.Error, OSError) as error:
-                logger.warning("%s", self._told(error))
+            except (sqlite3.Error, OSError, *MISUNDERSTOOD) as error:
+                logger.warning("%s", translate(self.path, error))
             await asyncio.sleep(0 if more else PEER_SECONDS)
             try:
                 await owners.bury_the_dead(self.connection, self.owner)
-            except sqlite3.Error as error:
+            except (sqlite3.Error, *MISUNDERSTOOD) as error:
                 logger.warning("%s", translate(self.path, error))
 
     async def _hear(self) -> None:
-        """Look again and again whether another process asks for something."""
+        """Look again and again whether another process asks for something, and tell of each request once."""
+        heard: set[str] = set()
+        seen: tuple[int, int] | None = None
         while self.path != MEMORY:
             await asyncio.sleep(REQUEST_SECONDS)
             try:
-                if await self.row(requests.WAITING, (self.owner,)) is not None:
-                    for run_id, reason in await self.rows(requests.TAKE, (self.owner,)):
-                        self._cancel(run_id, reason)
+                # The first number changes when others write, the second when we do: else there is nothing new.
+                written = await self.scalar("PRAGMA data_version"), self.connection.total_changes
+                if written == seen:
+                    continue
+                asked = await self.rows(requests.ASKED, (self.owner,))
             except sqlite3.Error as error:
                 logger.warning("%s", translate(self.path, error))
+                continue
+            for key, *kept in asked:
+                if key not in heard:
+                    self._told_of(key, results.record(kept, self._files))
+            heard = {key for key, *_ in asked}
+            seen = written
 
     # --- writing -------------------------------------------------------------------------------------------------
 
     async def _write_groups(self) -> None:
-        backlog = self._backlog
+        """Write what is in the backlog when that is due. After a look at an empty one, wait to be roused."""
+        backlog, writer = self._backlog, self._writer
+        next_look: asyncio.TimerHandle | None = None
         while True:
             await self._go.wait()
             self._go.clear()
-            self.writing = True
-            error = await self._write_group()
-            self.writing = False
-            if self.closing and (error or not backlog):
-                return
-            # Sleep only after another look at the backlog: a record made before the flag fell would rouse nobody.
-            self.roused = False
+            seconds: float | None = LINGER_SECONDS
             if backlog or backlog.asked:
-                self.roused = True
-                self._loop.call_later(RETRY_SECONDS if error else 0, self._go.set)
-
-    async def _write_group(self) -> JournalError | None:
-        """Write all that is in the backlog, and answer those who asked before it was taken."""
-        backlog = self._backlog
-        asked = [backlog.asked.popleft() for _ in range(len(backlog.asked))]
-        error: JournalError | None = None
-        for _ in range(max(-(-len(backlog.runs) // MAX_ROWS), bool(backlog))):
-            runs = backlog.take_runs(MAX_ROWS)
-            try:
-                await self._before_group()
-                await self._write_results()
-                await self._write_runs(runs)
-                await self._write_logs()
-            except (sqlite3.Error, OSError) as raised:
-                error = self._told(raised)
-                backlog.put_back(runs)
-                break
-        backlog.look()
-        for reply in asked:
-            reply.settle(error=error)
-        if error is not None and str(error) != self._trouble:
-            logger.error("%s", error)  # once for each trouble, however often it is tried again
-        self._trouble = "" if error is None else str(error)
-        return error
-
-    def _told(self, error: Exception) -> JournalError:
-        if isinstance(error, sqlite3.Error):
-            return translate(self.path, error)
-        return JournalError(self.path, f"a result's file can't be written ({error})", "Check the disk and the folder.")
-
-    async def _write_runs(self, runs: list[Run]) -> None:
-        """Write these runs; one that can't be put into a row is reported, and takes no other along."""
-        if not runs:
-            return
-        try:
-            values = parameters(runs, self.owner)
-        except Exception:
-            if len(runs) > 1:
-                for run in runs:
-                    await self._write_runs([run])
+                await self._write()
             else:
-                logger.exception("Run %s can't be written to the journal.", runs[0].id)
-            return
-        await self.connection.execute(statement(len(runs)), values)
+                if writer.seconds_to_sync() == 0:
+                    await self._write()
+                # Sleep only after another look at the backlog: a record made before the flag fell would rouse nobody.
+                self.roused = False
+                if backlog or backlog.asked:
+                    self.roused = True
+                else:
+                    seconds = writer.seconds_to_sync()
+            if self.closing and (writer.error or not backlog):
+                return
+            if writer.error is not None:
+                seconds = RETRY_SECONDS
+            elif backlog.asked:
+                seconds = 0
+            if next_look is not None:
+                next_look.cancel()
+            next_look = None if seconds is None else self._loop.call_later(seconds, self._go.set)
 
-    async def _write_results(self) -> None:
-        """Write the kept results; they are on disk before the run that says so."""
-        waiting = self._backlog.results
-        for key, record in list(waiting.items()):
+    async def _write(self) -> None:
+        self.writing = True
+        await self.connection.commit()
+        self.writing = False
+        if self._checkpoints.due():
             try:
-                await self._write_result(key, record)
-            except (sqlite3.Error, OSError):
-                raise
-            except Exception:  # no fault of the file's: it would fail again and again, and all else with it
-                logger.exception("The result under %r can't be written to the journal.", key)
-            self._backlog.kept(key, record)
-
-    async def _write_result(self, key: str, record: Record | None) -> None:
-        if record is None:
-            await self.connection.execute(results.DELETE, (key,))
-        else:
-            files = None if self.path == MEMORY else self._files
-            await self.connection.execute(results.INSERT, results.row(key, record, files, self.owner))
-
-    async def _write_logs(self) -> None:
-        while lines := self._backlog.take_logs(MAX_ROWS):
-            values = [clean(value) if isinstance(value, str) else value for line in lines for value in line]
-            try:
-                await self.connection.execute(log_statement(len(lines)), values)
-            except sqlite3.Error:
-                self._backlog.logs.extendleft(reversed(lines))
-                raise
-
-    # --- syncing -------------------------------------------------------------------------------------------------
-
-    async def _before_group(self) -> None:
-        """Choose how this group is synced: one FULL commit also covers the NORMAL ones before it."""
-        if self._durability == "none":
-            return
-        now = time.monotonic()
-        full = self._durability == "power" or now - self._synced_at >= SYNC_SECONDS
-        await self._set_synchronous("FULL" if full else "NORMAL")
-        if full:
-            self._synced_at = now
-        else:
-            self._loop.call_later(SYNC_SECONDS, self._sync_later, self._synced_at)
-
-    def _sync_later(self, since: float) -> None:
-        if self._synced_at == since and not self.closing:
-            self._background.append(self._loop.create_task(self._sync()))
-
-    async def _sync(self) -> None:
-        """Sync what earlier groups committed, when no later group has done it."""
-        self._synced_at = time.monotonic()
-        try:
-            await self._set_synchronous("FULL")
-            await self.connection.execute(
-                "INSERT INTO synced VALUES (1, ?) ON CONFLICT (one) DO UPDATE SET at = excluded.at",
-                (time.time_ns() // 1000,),
-            )
-        except sqlite3.Error as error:
-            logger.error("%s", translate(self.path, error))
-
-    async def _set_synchronous(self, level: str) -> None:
-        if level != self._synchronous:
-            await self.connection.execute(f"PRAGMA synchronous = {level}")
-            self._synchronous = level
+                await asyncio.to_thread(self._checkpoints.make)
+            except sqlite3.Error as error:
+                if not isinstance(translate(self.path, error), JournalLocked):  # another process is at it
+                    logger.warning("%s", translate(self.path, error))
 
     # --- asking --------------------------------------------------------------------------------------------------
 
@@ -346,6 +282,11 @@ class Service:
     async def named_rows(self, sql: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """All rows of a statement, as dictionaries."""
         return [dict(row) for row in await self.rows(sql, values)]
+
+    async def oldest(self, prefix: str) -> Any:
+        """The first of what is kept on disk under keys that begin so."""
+        found = await self.row(requests.OLDEST, (prefix, f"{prefix}\U0010ffff"))
+        return None if found is None else (found[0], results.record(found[1:], self._files))
 
     async def load(self, key: str) -> Any:
         """What is kept on disk under a key."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import selectors
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import anyio
+import attrs
 import pytest
 import trio.testing
 
 from undertow import Engine, State, StateType
-from undertow.engine.ports import Earlier, Past, Record
+from undertow.engine.limits import Limit
+from undertow.engine.ports import Earlier, Past, Record, Standing
 from undertow.engine.run import Run
 from undertow.engine.states import Entry
 from undertow.engine.waking import Reply
@@ -67,6 +70,88 @@ def earlier(run: Run) -> Earlier:
     return Earlier(run.id, run.history, run.definition.name, run.step, run.expected_start_at, run.call)
 
 
+class ListPool:
+    """The shared slots of a `ListJournal`."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, tuple[dict[str, Limit], float]] = {}
+
+    def take(self, holder: str, limits: Mapping[str, Limit], slots: float) -> Reply[bool]:
+        taken = {name: sum(n for held, n in self.held.values() if name in held) for name in limits}
+        room = all(taken[name] + slots <= limit.slots for name, limit in limits.items())
+        if room:
+            self.held[holder] = (dict(limits), slots)
+        return Reply.of(room)
+
+    def give(self, holder: str) -> None:
+        self.held.pop(holder, None)
+
+
+class ListTimetable:
+    """The schedules of a `ListJournal`. What it holds outlives engines, as a file would."""
+
+    def __init__(self, journal: ListJournal) -> None:
+        self._journal = journal
+        self.standings: dict[str, Standing] = {}
+        self.fires: dict[tuple[str, int], str] = {}
+        self.asked_for: list[tuple[str, int]] = []
+
+    def register(self, name: str, flow: str, told: str, now: int) -> Reply[Standing]:
+        before = self.standings.get(name)
+        if before is None:
+            before = Standing(told, now, None)
+        elif json.loads(before.told)["schedule"] != json.loads(told)["schedule"]:
+            before = attrs.evolve(before, mark=max(before.mark, now))
+        self.standings[name] = attrs.evolve(before, told=told)
+        return Reply.of(self.standings[name])
+
+    def look(self, name: str) -> Reply[Standing | None]:
+        return Reply.of(self.standings.get(name))
+
+    def take(self, name: str, nominal: int, run_id: str) -> Reply[bool]:
+        free = self.standings[name].paused_at is None and (name, nominal) not in self.fires
+        if free:
+            self.fires[name, nominal] = run_id
+        return Reply.of(free)
+
+    def decide(self, name: str, nominal: int) -> Reply[None]:
+        self.standings[name] = attrs.evolve(self.standings[name], mark=max(self.standings[name].mark, nominal))
+        return Reply.of(None)
+
+    def ask(self, name: str, nominals: Sequence[int], run_ids: Sequence[str]) -> Reply[list[tuple[int, str]]]:
+        new = [(at, run_id) for at, run_id in zip(nominals, run_ids, strict=True) if (name, at) not in self.fires]
+        self.fires |= {(name, at): run_id for at, run_id in new}
+        self.asked_for += [(name, at) for at, _ in new]
+        return Reply.of(new)
+
+    def asked(self, name: str) -> Reply[list[tuple[int, str]]]:
+        if self.standings[name].paused_at is not None:
+            return Reply.of([])
+        mine = sorted(at for whose, at in self.asked_for if whose == name)
+        self.asked_for = [(whose, at) for whose, at in self.asked_for if whose != name]
+        return Reply.of([(at, self.fires[name, at]) for at in mine])
+
+    def going(self, name: str, nominal: int) -> Reply[list[tuple[str, bool]]]:
+        earlier = [
+            self._journal.runs[self.fires[key]]
+            for key in sorted(self.fires)
+            if key[0] == name and key[1] < nominal and self.fires[key] in self._journal.runs
+        ]
+        return Reply.of([(run.id, run.attempts > 0) for run in earlier if not run.ended])
+
+    def pause(self, name: str, at: int) -> Reply[bool]:
+        changes = self.standings[name].paused_at is None
+        if changes:
+            self.standings[name] = attrs.evolve(self.standings[name], paused_at=at)
+        return Reply.of(changes)
+
+    def resume(self, name: str, at: int) -> Reply[bool]:
+        changes = self.standings[name].paused_at is not None
+        if changes:
+            self.standings[name] = attrs.evolve(self.standings[name], paused_at=None, mark=at)
+        return Reply.of(changes)
+
+
 class ListJournal:
     """A journal that keeps the runs it was told of, in order of their first record."""
 
@@ -77,9 +162,11 @@ class ListJournal:
         self.crowded = False
         self.commits = 0
         self.is_open = False
+        self.timetable = ListTimetable(self)
+        self.pool = ListPool()
 
-    def listen(self, cancel: Callable[[str, str], None]) -> None:
-        self.cancel = cancel
+    def listen(self, hear: Callable[[str, Record], None]) -> None:
+        self.hear = hear
 
     def record(self, run: Run) -> None:
         self.runs[run.id] = run
@@ -95,6 +182,9 @@ class ListJournal:
 
     def load(self, key: str) -> Reply[Record | None]:
         return Reply.of(self.kept.get(key))
+
+    def oldest(self, prefix: str) -> Reply[tuple[str, Record] | None]:
+        return Reply.of(next(((key, self.kept[key]) for key in sorted(self.kept) if key.startswith(prefix)), None))
 
     def reserve(self, key: str, run_id: str) -> Reply[bool]:
         return Reply.of(True)

@@ -10,15 +10,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import aiosqlite
 import anyio
 import anyio.to_thread
 import pytest
 
 from undertow import INPUTS, Engine, JournalClosed, JournalError, flow, task
 from undertow.engine.ports import Record
-from undertow.storage import SQLiteJournal, backlog, results, service
+from undertow.storage import SQLiteJournal, backlog, results, service, writing
 from undertow.storage.backlog import Backlog, LogLine
+from undertow.storage.writing import GroupConnection
 
 
 class Recorded:
@@ -157,18 +157,18 @@ class Faults:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.left: dict[str, float] = {}
-        real = aiosqlite.Connection.execute
+        real = sqlite3.Connection.execute
 
-        def execute(connection: aiosqlite.Connection, sql: str, *given: Any) -> Any:
+        def execute(connection: sqlite3.Connection, sql: str, *given: Any) -> Any:
             for beginning in self.left:
                 if sql.lstrip().startswith(beginning):
                     self.hit(beginning)
             return real(connection, sql, *given)
 
-        monkeypatch.setattr(aiosqlite.Connection, "execute", execute)
+        monkeypatch.setattr(GroupConnection, "execute", execute)
         monkeypatch.setattr(service, "RETRY_SECONDS", 0.001)
 
-    def hit(self, what: str, error: type[Exception] = aiosqlite.OperationalError) -> None:
+    def hit(self, what: str, error: type[Exception] = sqlite3.OperationalError) -> None:
         """Fail, if it is to."""
         if self.left.get(what, 0) > 0:
             self.left[what] -= 1
@@ -191,7 +191,7 @@ async def test_a_group_that_could_not_be_written(
     path: Path, faults: Faults, monkeypatch: pytest.MonkeyPatch, what: str, times: int
 ) -> None:
     """Whatever part of a group can't be written, nothing of it is lost: it is written when that is possible again."""
-    monkeypatch.setattr(service, "SYNC_SECONDS", 0)
+    monkeypatch.setattr(writing, "SYNC_SECONDS", 0)
     async with Engine(path, durability="power" if times == 1 else "process") as engine:
         faults.left[what] = times
         for number in range(3):

@@ -17,7 +17,7 @@ import pytest
 
 from undertow import Engine, Failed, InvalidOption, allow_failure, flow, tags, task
 from undertow.engine.parameters import REPR_LENGTH
-from undertow.storage import SQLiteJournal, service
+from undertow.storage import SQLiteJournal, writing
 
 pytestmark = pytest.mark.real_time
 
@@ -33,6 +33,7 @@ VIEWS = {
     "states": "run_id seq type name message at",
     "edges": "upstream_id downstream_id",
     "logs": "run_id at level logger message",
+    "schedules": "name flow schedule parameters overlap catch_up decided_until paused_at owner",
 }
 ISO_UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 
@@ -84,8 +85,8 @@ def test_views_have_their_documented_columns(view: str, path: Path) -> None:
         assert [row["name"] for row in rows(path, f"PRAGMA table_info({view})")] == VIEWS[view].split()
 
 
-def test_views_are_the_five(path: Path) -> None:
-    """The public views are flow_runs, task_runs, states, edges and logs, and no others."""
+def test_views_are_the_six(path: Path) -> None:
+    """The public views are flow_runs, task_runs, states, edges, logs and schedules, and no others."""
     with Engine(path):
         assert {row["name"] for row in rows(path, "SELECT name FROM sqlite_master WHERE type = 'view'")} == set(VIEWS)
 
@@ -357,7 +358,7 @@ async def test_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("durability", "synchronous"), [("process", 1), ("power", 2), ("none", 0)])
 def test_durability(durability: Any, synchronous: int, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`process` commits without a sync between its regular ones, `power` syncs every group, `none` never does."""
-    monkeypatch.setattr(service, "SYNC_SECONDS", 3600)
+    monkeypatch.setattr(writing, "SYNC_SECONDS", 3600)
     with Engine(path, durability=durability) as engine:
         same(1)
         same(2)
@@ -368,7 +369,7 @@ def test_durability(durability: Any, synchronous: int, path: Path, monkeypatch: 
 
 def test_process_durability_syncs_regularly(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With `process`, a group that comes when the last sync is long ago is synced."""
-    monkeypatch.setattr(service, "SYNC_SECONDS", 0)
+    monkeypatch.setattr(writing, "SYNC_SECONDS", 0)
     with Engine(path) as engine:
         same(1)
         same(2)

@@ -28,7 +28,7 @@ from undertow import (
     flow,
     task,
 )
-from undertow.storage import Reader, SQLiteJournal, backlog, service
+from undertow.storage import Reader, SQLiteJournal, backlog, service, writing
 from undertow.storage.rows import statement
 
 pytestmark = pytest.mark.real_time
@@ -374,7 +374,7 @@ async def test_crowded_while_writing_fails(path: Path, hasty: None, monkeypatch:
         tries.put(size)
         return statement(size)
 
-    monkeypatch.setattr(service, "statement", tried)
+    monkeypatch.setattr(writing, "statement", tried)
     answers: list[int] = []
 
     async def ask() -> None:
@@ -431,6 +431,7 @@ async def test_commit_that_takes_too_long(make_engine: Callable[..., Engine], ca
         """A journal that takes everything and writes nothing."""
 
         crowded = False
+        pool = None
 
         def listen(self, cancel: object) -> None: ...
 

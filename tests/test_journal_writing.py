@@ -17,7 +17,7 @@ import anyio.to_thread
 import pytest
 
 from undertow import Engine, Future, flow, task
-from undertow.storage import backlog, service
+from undertow.storage import backlog, writing
 from undertow.storage.rows import MAX_ROWS, statement
 
 pytestmark = pytest.mark.real_time
@@ -168,7 +168,7 @@ def groups(monkeypatch: pytest.MonkeyPatch) -> SimpleQueue[int]:
         sizes.put(size)
         return statement(size)
 
-    monkeypatch.setattr(service, "statement", noted)
+    monkeypatch.setattr(writing, "statement", noted)
     return sizes
 
 

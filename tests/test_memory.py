@@ -537,7 +537,7 @@ async def test_nothing_is_left_of_cached_runs(engine: Engine, runs: Any, writabl
         del futures
         assert await engine.start(make, run_id="chosen")
         assert alive() == 0
-        assert len(engine.core.enrolled) == 0
+        assert len(engine.core.background) == 0
         assert len(runs) == 1
 
     await in_a_flow(body)

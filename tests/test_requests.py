@@ -11,7 +11,7 @@ import pytest
 from undertow import Engine, RunCancelled, flow, task
 from undertow.engine.errors import JournalMissing
 from undertow.storage import service
-from undertow.storage.requests import ask_to_cancel
+from undertow.storage.requests import ask
 
 pytestmark = pytest.mark.real_time
 
@@ -52,7 +52,7 @@ async def test_cancelling_an_async_flow(tmp_path: Path) -> None:
         future = engine.start(waiting, begun)
         await begun.wait()
         await anyio.to_thread.run_sync(engine.journal.commit().wait)
-        ask_to_cancel(tmp_path / "app.db", future.run_id, "not needed any more")
+        ask(tmp_path / "app.db", "cancel", future.run_id, "not needed any more")
         with pytest.raises(RunCancelled, match="not needed any more"):
             await future
         rows: Any = engine.journal.query("SELECT DISTINCT state_name FROM task_runs")  # type: ignore[attr-defined]
@@ -64,14 +64,14 @@ async def test_cancelling_an_awaited_flow(tmp_path: Path) -> None:
     """Also a flow that its caller awaits is cancelled so; the caller is told, and goes on."""
     begun = anyio.Event()
 
-    async def ask() -> None:
+    async def cancel_it() -> None:
         await begun.wait()
         engine.journal.commit().wait()
         rows: Any = engine.journal.query("SELECT id FROM flow_runs")  # type: ignore[attr-defined]
-        ask_to_cancel(tmp_path / "app.db", rows[0]["id"], "by hand")
+        ask(tmp_path / "app.db", "cancel", rows[0]["id"], "by hand")
 
     async with Engine(tmp_path / "app.db") as engine, anyio.create_task_group() as group:
-        group.start_soon(ask)
+        group.start_soon(cancel_it)
         state = await waiting(begun, return_state=True)
     assert state.is_cancelled()
     assert "by hand" in state.message
@@ -93,7 +93,7 @@ async def test_cancelling_a_sync_flow(tmp_path: Path) -> None:
         future = engine.start(ticking, lambda: anyio.from_thread.run_sync(begun.set, token=token))
         await begun.wait()
         await anyio.to_thread.run_sync(engine.journal.commit().wait)
-        ask_to_cancel(tmp_path / "app.db", future.run_id, "by hand")
+        ask(tmp_path / "app.db", "cancel", future.run_id, "by hand")
         state = await future.wait_async()
     assert state is not None
     assert state.is_cancelled()
@@ -102,5 +102,5 @@ async def test_cancelling_a_sync_flow(tmp_path: Path) -> None:
 def test_asking_where_there_is_no_journal(tmp_path: Path) -> None:
     """Asking in a journal that is not there is refused, and makes none."""
     with pytest.raises(JournalMissing):
-        ask_to_cancel(tmp_path / "app.db", "x", "")
+        ask(tmp_path / "app.db", "cancel", "x", "")
     assert not list(tmp_path.iterdir())

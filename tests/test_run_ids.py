@@ -314,7 +314,7 @@ async def test_after_a_crash(path: Path) -> None:
     async with Engine(path) as engine:
         with pytest.raises(RunCrashed, match=r"Crash detected! Its process \d+"):
             await engine.start(order, 1, run_id="order-1")
-        engine.core.enrolled.clear()
+        engine.core.background.clear()
         assert await engine.start(order, 1, run_id="order-1", on_conflict="restart_if_failed") == [
             "first 1",
             "last 1",

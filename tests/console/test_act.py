@@ -106,6 +106,20 @@ def test_cancelling_a_run_of_another_process(folder: Path) -> None:
     assert (again.returncode, again.stderr) == (2, f"undertow: {run['name']} has ended already: Cancelled.\n")
 
 
+def test_cancelling_for_no_reason(folder: Path) -> None:
+    """A run that is cancelled without a reason says that it was asked for, and not that its engine was closed."""
+    line = [sys.executable, "-m", "undertow.console", "run", "orders:endless", "--journal", "o.db"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        cancelled = command("cancel", "--journal", "o.db", "--reason", "", "--json")
+        assert cancelled.returncode == 0
+        assert process.wait(10) == 1
+    run = json.loads(cancelled.stdout)["run"]
+    assert run["state_name"] == "Cancelled"
+    assert "asked for by `undertow cancel`" in run["state_message"]
+
+
 def test_settings_and_where_they_come_from(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`config` prints every setting with its value, and its source when asked; a bad value is one line."""
     (folder / "undertow.toml").write_text("threads = 7\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import sys
@@ -79,6 +80,13 @@ def test_json_is_all_that_is_on_stdout(folder: Path, start: Any) -> None:
     assert list(document) == ["journal", "run", "result", "exit_code"]
     assert (document["run"]["state_type"], document["result"], document["exit_code"]) == ("COMPLETED", "{1}", 0)
     assert all(f"from {origin}" in err for origin in ("the body", "a child", "the log"))
+
+
+@pytest.mark.parametrize("console", ["auto", "off"])
+def test_the_log_is_shown_as_the_settings_say(folder: Path, start: Any, console: str) -> None:
+    """`run` shows the log on stderr like any script with an engine, once, and not where a setting turns that off."""
+    _, err = start("run", "jobs:loud", env=os.environ | {"UNDERTOW_LOGGING_CONSOLE": console}).communicate()
+    assert err.count("from the log") == (console == "auto")
 
 
 @pytest.mark.parametrize("words", [[], ["--json"]])

@@ -100,7 +100,17 @@ def test_show_as_json(undertow: Invoke) -> None:
     document = json.loads(undertow("show", "--json").stdout)
     assert list(document) == ["journal", "run", "inside"]
     keys = ["id", "kind", "name", "function", "version", "state_type", "state_name", "state_message", "parent_run_id"]
-    keys += ["map_index", "attempts", "parameters", "tags", "created_at", "expected_start_at", "started_at", "ended_at"]
+    keys += [
+        "map_index",
+        "attempts",
+        "parameters",
+        "tags",
+        "schedule",
+        "created_at",
+        "expected_start_at",
+        "started_at",
+        "ended_at",
+    ]
     keys += ["duration_seconds", "upstream_ids", "error", "states"]
     assert list(document["run"]) == [*keys, "tasks", "process_gone"]
     assert all(list(run) == keys for run in document["inside"])

@@ -1,0 +1,114 @@
+"""Asking something of a run from outside: signals, and under them what a cancellation or a resumption is sent by.
+
+What is asked is kept in the journal until the run takes it, so it may come early, or while nobody lives the run. A run
+of this process is woken at once; one of another finds out when its process next looks.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import anyio
+
+from .context import CURRENT, current_core
+from .core import Core, logger
+from .durable import once
+from .errors import InvalidOption, NotInFlow, ResultUnreadable, RunEnded, RunUnknown, SignalTimeout
+from .memo import serialize, unserialize
+from .ports import Earlier, Record
+from .states import TERMINAL
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+async def send_signal(run_id: str, name: str, value: object = None) -> None:
+    """Give a flow run a value under a name, which it gets from `wait_for_signal(name)`, now or later.
+
+    It is on disk when this returns. Signals of one name come in the order they were sent. Raises `RunUnknown`,
+    `RunEnded`, `InvalidOption` for an impossible name, and `ResultNotSerializable`.
+    """
+    await ask(the_core(), f"signal:{run_id}:{_checked(name)}", run_id, value)
+
+
+async def wait_for_signal(name: str, timeout: float | None = None) -> Any:
+    """The next value that is sent to this flow run under that name, waiting for it.
+
+    In a durable flow what came is recorded, and handed back when the flow runs again. Raises `SignalTimeout` after
+    `timeout` seconds, and `NotInFlow`.
+    """
+    run = CURRENT.get()
+    flow = run if run is None or run.tally is not None else run.flow
+    if run is None or flow is None:
+        raise NotInFlow(f"wait_for_signal({name!r})", "a flow's body")
+    prefix = f"ask:signal:{flow.id}:{_checked(name)}:"
+
+    async def receive() -> list[Any]:
+        with anyio.move_on_after(timeout):
+            key, record = await taken(run.core, flow.id, prefix)
+            return [key, unserialize(record)]
+        raise SignalTimeout(name, timeout or 0)
+
+    async with run.core.turn(prefix):
+        key, value = await once(run, "undertow.signal", name, f"wait_for_signal({name!r})", receive)
+        run.core.journal.discard(key)
+    return value
+
+
+def _checked(name: str) -> str:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InvalidOption("name", name, "1 to 128 letters, digits, '.', '_' or '-', the first a letter or digit")
+    return name
+
+
+# --- under them ------------------------------------------------------------------------------------------------
+
+
+def the_core() -> Core:
+    """The engine of a call made here."""
+    run = CURRENT.get()
+    return run.core if run is not None else current_core()
+
+
+async def ask(core: Core, what: str, run_id: str, value: object) -> Earlier:
+    """Keep what is asked of a run until it takes it, and wake it. Raises `RunUnknown` and `RunEnded`."""
+    record = Record(serialize(value, "msgpack"), "msgpack", run_id, core.clock.now())
+    await core.journal.commit()
+    found = await core.journal.find(run_id)
+    if found is None:
+        raise RunUnknown(run_id)
+    if found.history[-1][0] in TERMINAL:
+        raise RunEnded(run_id, found.history[-1][1])
+    core.journal.keep(f"ask:{what}:{core.new_id()}", record)
+    await core.journal.commit()
+    core.ring(run_id)
+    return found
+
+
+async def taken(core: Core, run_id: str, prefix: str) -> tuple[str, Record]:
+    """The oldest request of that kind and its key, waiting for one.
+
+    It stays in the journal until its key is discarded, so that who takes it can record that first.
+    """
+    with core.listening(run_id) as bell:
+        while True:
+            await core.journal.commit()
+            found = await core.journal.oldest(prefix)
+            if found is not None:
+                return found
+            await bell.wait()
+
+
+def hear(core: Core, key: str, record: Record) -> None:
+    """Another process asks something of a run of this one; called in any thread."""
+    _, kind, run_id, *_ = key.split(":")
+    if kind != "cancel":
+        core.ring(run_id)
+        return
+    try:
+        reason = str(unserialize(record))
+    except ResultUnreadable as error:
+        logger.error("Run %s is to be cancelled, for a reason that can't be read. %s", run_id, error)
+        reason = "another process asked for it"
+    core.cancel_flow(run_id, reason)
+    core.journal.discard(key)
