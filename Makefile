@@ -11,7 +11,7 @@ FILES := $(shell find *.py py.typed engine runners storage console -type f -not 
 ENVIRONMENT := .venv/.requirements
 INSTALLED := build/.installed-$(shell echo $(FILES) | cksum | cut -d ' ' -f 1)
 
-.PHONY: demo test lint bench bench-full clean
+.PHONY: demo test soak lint bench bench-full clean
 
 # A real job over the standard library's modules, then what its journal says about it.
 demo: $(INSTALLED)
@@ -21,6 +21,12 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+# The long run of what `make test` does briefly: simulated worlds and real kills, by the thousand. Most of an hour.
+soak: $(INSTALLED)
+	for backend in asyncio trio; do \
+		$(BIN)/python -m tests.simulation --runs 100000 --backend $$backend && \
+		$(BIN)/python -m tests.kills --kills 1000 --backend $$backend || exit 1; done
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

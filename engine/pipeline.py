@@ -122,13 +122,17 @@ def drive(coroutine: Coroutine[Any, Any, T], name: str) -> T:
     would stop the very loop it waits for, so `WouldBlock` is raised in its place.
     """
     try:
-        coroutine.send(None)
+        trap: Any = coroutine.send(None)
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
     while True:
+        # On trio the caller's own task stands now where the coroutine waits: left there, it would be woken from there.
+        abort = getattr(trap, "abort_func", None)
+        if abort is not None:
+            abort(lambda: None)
         # Whatever else it then waits for, a hook perhaps, is told the same, until it has come to its end.
         try:
-            coroutine.throw(WouldBlock(f"The call {name}(...)", f"await {name}.submit(...)"))
+            trap = coroutine.throw(WouldBlock(f"The call {name}(...)", f"await {name}.submit(...)"))
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -515,3 +516,24 @@ def test_an_async_flow_from_a_script(make_engine: Callable[..., Engine], journal
         assert anyio.run(outer, 21, backend=backend) == 42
     assert journal.story("outer") == ["Pending", "Running", "Completed"]
     assert journal.commits == 1
+
+
+async def test_waiting_on_the_spot(engine: Engine) -> None:
+    """A sync task that would have to wait where it is called leaves nothing behind there: its caller is not woken."""
+    event = anyio.Event()
+
+    async def waits(*_: object) -> None:
+        await event.wait()
+
+    @task(on_completion=waits)
+    def now() -> None: ...
+
+    @flow
+    async def work() -> float:
+        with contextlib.suppress(WouldBlock):
+            now()
+        event.set()
+        await anyio.sleep(5)
+        return anyio.current_time()
+
+    assert await work() == 5
