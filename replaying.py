@@ -14,13 +14,13 @@ from typing import Any, cast
 
 from anyio.from_thread import start_blocking_portal
 
-from .clocks import VirtualClock
 from .engine.errors import InvalidOption, RunCancelled, RunNotResumable, Skip, StepMismatch
 from .engine.flow import Flow
 from .engine.memo import unserialize
 from .engine.ports import Earlier, Past, Record
 from .engine.run import Run
 from .engine.states import CANCELLED, PAUSED, RUNNING, SKIPPED, State
+from .engine.virtual import VirtualClock
 from .storage.journal import SQLiteJournal
 from .storage.opening import MEMORY
 from .storage.reading import Reader

@@ -1,6 +1,6 @@
 """For tests: a pytest plugin with fixtures for an engine, its journal and its clock; virtual time; replay.
 
-pytest finds this module by itself where undertow is installed. Virtual time is `clocks.py`'s matter and replay
+pytest finds this module by itself where undertow is installed. Virtual time is `engine/virtual.py`'s matter and replay
 `replaying.py`'s; both are named here for users. Nothing else in the package imports this.
 """
 
@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from anyio.from_thread import start_blocking_portal
 
-from .clocks import BACKENDS, EPOCH_2026, VirtualClock, VirtualLoop
 from .engine.errors import InvalidOption
 from .engine.retry import longest_delay
+from .engine.virtual import BACKENDS, EPOCH_2026, VirtualClock, VirtualLoop
 from .replaying import replay
 from .wiring import Engine
 

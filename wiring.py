@@ -28,9 +28,10 @@ from .engine.events import Events, find_events
 from .engine.finishing import undisturbed
 from .engine.flow import Flow
 from .engine.futures import Future
+from .engine.granting import Limits
 from .engine.health import Health, check_health
 from .engine.host import Host, Portal, open_host
-from .engine.limits import LimitLike, Limits
+from .engine.limits import LimitLike
 from .engine.logs import Logs
 from .engine.plans import Plan
 from .engine.ports import Clock, Journal, Observer, OnMismatch, Randomness

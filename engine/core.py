@@ -18,7 +18,7 @@ import attrs
 import uuid_utils
 
 from .context import CURRENT, TAGS, TRANSACTION
-from .limits import Limits
+from .granting import Limits
 from .logs import Logs
 from .ports import Clock, Journal, Observer, Randomness, Runner, SystemClock
 from .run import Run, Tally

@@ -24,7 +24,6 @@ from .durable import take_step
 from .errors import InvalidOption, LimitUnknown, NoHost, NotCallable, UnknownOption, WouldBlock
 from .futures import Future, deliver
 from .hooks import HOOKS, Hook, check_hooks
-from .limits import Bucket, Limit
 from .options import check_flag, check_one_of
 from .pipeline import drive, execute, member
 from .ports import OnMismatch, Runner
@@ -276,7 +275,7 @@ class Definition(Generic[P, R_co]):
 
     def _declare_limits(self, core: Core) -> None:
         if self.own_limit is not None and self.own_limit_name not in core.limits.buckets:
-            core.limits.buckets[self.own_limit_name] = Bucket(self.own_limit_name, Limit(self.own_limit.limit))
+            core.limits.declare(self.own_limit_name, self.own_limit.limit)
         for name in self.limit_names:
             if name not in core.limits.buckets:
                 raise LimitUnknown(name, core.limits.buckets)

@@ -25,6 +25,7 @@ from .failures import decode_failure, encode_failure
 from .futures import Future
 from .memo import not_kept, serialize, unserialize
 from .ports import Earlier, Past, Record
+from .retry import shortened
 from .run import Outcome, Run
 from .states import (
     CANCELLED,
@@ -34,6 +35,7 @@ from .states import (
     RESUME,
     RUNNING,
     SCHEDULED,
+    SKIPPED,
     TERMINAL,
     Entry,
     StateType,
@@ -173,7 +175,9 @@ async def _handed_back(run: Run, record: Record, past: Past) -> Outcome | None:
 
 def stands_anew(upstreams: Sequence[Run]) -> bool:
     """Whether one of the runs that a step depends on is a step that has run anew."""
-    return any(run.past is not None and run.is_step and not run.handed_back for run in upstreams)
+    return any(
+        run.past is not None and run.is_step and not run.handed_back and run.type is not SKIPPED for run in upstreams
+    )
 
 
 def recorded_outcome(run: Run, record: Record) -> Outcome:
@@ -346,7 +350,7 @@ async def sleep(seconds: float) -> None:
         raise InvalidOption("seconds", seconds, "a number of seconds, 0 or more")
     run = CURRENT.get()
     if run is None or run.step is None:
-        await anyio.sleep(seconds)
+        await anyio.sleep(shortened(seconds))
         return
     clock = run.core.clock
 
@@ -354,7 +358,7 @@ async def sleep(seconds: float) -> None:
         return clock.now() + int(min(seconds, FOR_EVER) * 1e6)
 
     until = await once(run, "undertow.sleep", repr(seconds), f"sleep({seconds:g})", end)
-    await anyio.sleep(math.inf if seconds > FOR_EVER else max(0.0, (until - clock.now()) / 1e6))
+    await anyio.sleep(math.inf if seconds > FOR_EVER else shortened(max(0.0, (until - clock.now()) / 1e6)))
 
 
 async def sleep_until(when: datetime) -> None:
@@ -366,4 +370,4 @@ async def sleep_until(when: datetime) -> None:
         raise InvalidOption("when", when, "a datetime with a time zone, such as datetime.now(UTC) + timedelta(hours=1)")
     run = CURRENT.get()
     now = run.core.clock.now() / 1e6 if run is not None else datetime.now(when.tzinfo).timestamp()
-    await anyio.sleep(max(0.0, when.timestamp() - now))
+    await anyio.sleep(shortened(max(0.0, when.timestamp() - now)))

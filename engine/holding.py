@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from .errors import RunCancelled
-from .limits import HELD, Lease, join
+from .granting import HELD, Lease
 from .run import Run
 from .states import SCHEDULED, transition
 
@@ -19,7 +21,7 @@ async def take_slots(run: Run) -> None:
     if not wanted:
         return
     around = [*HELD.get(), *(lease for ancestor in run.ancestors()[1:] for lease in ancestor.leases)]
-    shared, rest = join(wanted, around)
+    shared, rest = _join(wanted, around)
     try:
         own = [await _acquire(run, rest, bool(around))] if rest else []
     except BaseException:
@@ -27,6 +29,21 @@ async def take_slots(run: Run) -> None:
             lease.release()
         raise
     run.leases = (*own, *shared)
+
+
+def _join(names: Iterable[str], around: Iterable[Lease]) -> tuple[list[Lease], tuple[str, ...]]:
+    """Share what the runs around a request hold; the rest of the names have to be acquired.
+
+    A rate is never shared: every request counts, and none can wait for its own caller.
+    """
+    wanted = dict.fromkeys(names)
+    shared: list[Lease] = []
+    for lease in around:
+        covered = {bucket.name for bucket in lease.buckets if not bucket.limit.rate} & wanted.keys()
+        if covered and lease.share():
+            shared.append(lease)
+            wanted = {name: None for name in wanted if name not in covered}
+    return shared, tuple(wanted)
 
 
 async def _acquire(run: Run, names: tuple[str, ...], inside: bool) -> Lease:

@@ -33,9 +33,9 @@ from .errors import (
     WouldBlock,
 )
 from .futures import Future
+from .granting import HELD
 from .holding import release_slots, take_slots
 from .hooks import call_hooks
-from .limits import HELD
 from .memo import keep_result, recall, remember
 from .run import CLOSED, Outcome, Run
 from .states import (

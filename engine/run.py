@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from .core import Core
     from .definition import Definition
     from .firing import Fire
+    from .granting import Lease
     from .host import Host
-    from .limits import Lease
     from .memo import Flight
     from .ports import Past, Record, Runner, Straggler
     from .transactions import Transaction

@@ -11,7 +11,7 @@ from anyio.from_thread import run as run_in_loop
 from .context import CURRENT, current_core
 from .core import Core
 from .errors import InvalidOption, LimitUnknown, WouldBlock
-from .limits import HELD, Lease
+from .granting import HELD, Lease
 from .options import is_number
 from .waking import in_event_loop, standing_aside
 

@@ -32,7 +32,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from ..engine.context import CURRENT
 from ..engine.errors import CannotTravel, InvalidOption, WorkerDied, WorkersKeepDying
-from ..engine.limits import Limits
+from ..engine.granting import Limits
 from ..engine.logs import follow_host
 from ..engine.prints import logs_prints
 from ..engine.run import Run

@@ -16,7 +16,7 @@ import anyio
 import anyio.to_thread
 
 from ..engine.errors import InvalidOption
-from ..engine.limits import Lease, Limits
+from ..engine.granting import Lease, Limits
 from ..engine.run import Run
 from ..engine.waking import outside, worker_slot
 

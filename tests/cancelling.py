@@ -31,8 +31,8 @@ import trio.testing
 from tests.conftest import EPOCH_2026, ListJournal, LoopClock, VirtualLoop
 from undertow import Engine, Future, RateLimit, RunCancelled, flow, task
 from undertow.engine.context import CURRENT, ENGINE, TAGS, TRANSACTION
+from undertow.engine.granting import HELD
 from undertow.engine.host import Host
-from undertow.engine.limits import HELD
 from undertow.engine.run import Run
 from undertow.engine.states import CANCELLED, COMPLETED, RESUME, ROLL_BACK, TRANSITIONS
 

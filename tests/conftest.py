@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
-import selectors
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import anyio
 import attrs
 import pytest
-import trio.testing
 
 from undertow import Engine, State, StateType
 from undertow.engine.limits import Limit
@@ -20,33 +17,9 @@ from undertow.engine.ports import Earlier, Past, Record, Standing
 from undertow.engine.run import Run
 from undertow.engine.states import Entry
 from undertow.engine.waking import Reply
+from undertow.testing import BACKENDS, EPOCH_2026, VirtualLoop, virtual_time
 
-EPOCH_2026 = 1_767_225_600_000_000
-
-
-class JumpingSelector(selectors.DefaultSelector):
-    """A selector that never waits for a timer: where the loop would, the clock jumps."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        ready = super().select(None if timeout is None else 0)
-        if not ready and timeout is not None:
-            self.now += timeout
-        return ready
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """An asyncio loop in virtual time."""
-
-    def __init__(self) -> None:
-        self._jumping = JumpingSelector()
-        super().__init__(self._jumping)
-
-    def time(self) -> float:
-        return self._jumping.now
+__all__ = ["EPOCH_2026", "VirtualLoop"]  # for other test modules
 
 
 class LoopClock:
@@ -244,14 +217,10 @@ class ListJournal:
         return [name for _, name, _, _ in self.of(function)[which].history]
 
 
-@pytest.fixture(params=["asyncio", "trio"])
+@pytest.fixture(params=BACKENDS)
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     """Every async test runs on both backends, in virtual time; one marked `real_time` in the machine's."""
-    if request.node.get_closest_marker("real_time") is not None:
-        return (request.param, {})
-    if request.param == "asyncio":
-        return ("asyncio", {"loop_factory": VirtualLoop})
-    return ("trio", {"clock": trio.testing.MockClock(autojump_threshold=0)})
+    return virtual_time(request)
 
 
 @pytest.fixture

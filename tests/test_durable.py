@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 import undertow
-from undertow import INPUTS, Engine, Future, ResultNotSerializable, State, Task, flow, task
+from undertow import INPUTS, Engine, Future, ResultNotSerializable, Skip, State, Task, flow, task
 
 if TYPE_CHECKING:
     from conftest import ListJournal
@@ -293,3 +293,26 @@ async def test_a_step_that_is_cached_by_now(engine: Engine, journal: ListJournal
     assert await slow(1) == 1
     assert await engine.resume(journal.of("whole")[0].id) == 1
     assert journal.story("slow")[-1] == "Cached"
+
+
+async def test_steps_after_a_skipped_one(engine: Engine) -> None:
+    """A recorded step that depends on a Skipped one is not run again: being skipped again is nothing new."""
+    ran: list[str] = []
+
+    @task
+    async def not_needed() -> None:
+        raise Skip("nothing to do")
+
+    @task(when="all_done")
+    async def cleanup(_: object) -> None:
+        ran.append("cleanup")
+
+    @flow(durable=True, retries=1)
+    async def order() -> None:
+        await cleanup.submit(not_needed.submit())
+        if len(ran) == 1:
+            ran.append("failed once")
+            raise ConnectionError
+
+    await order(return_state=True)
+    assert ran == ["cleanup", "failed once"]

@@ -34,7 +34,7 @@ from undertow import (
     tags,
     task,
 )
-from undertow.engine.limits import Limits
+from undertow.engine.granting import Limits
 
 if TYPE_CHECKING:
     from conftest import ListJournal

@@ -99,9 +99,8 @@ MAY_IMPORT = {
     "storage": {"engine", "storage"},
     "console": {"engine", "runners", "storage", "console", "wiring", "the face"},
     "wiring": {"engine", "runners", "storage"},
-    "clocks": {"engine"},
-    "replaying": {"engine", "storage", "wiring", "clocks"},
-    "testing": {"engine", "wiring", "clocks", "replaying"},
+    "replaying": {"engine", "storage", "wiring"},
+    "testing": {"engine", "wiring", "replaying"},
     "the face": {"engine", "runners", "storage", "console", "wiring"},
 }
 

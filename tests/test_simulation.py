@@ -16,7 +16,8 @@ from tests.simulation.journal import SimulatedJournal
 from tests.simulation.scheduling import BACKENDS
 from tests.simulation.world import play
 from undertow.engine import flow, pipeline
-from undertow.engine.limits import Bucket, Lease, Waiter
+from undertow.engine.buckets import Bucket, Waiter
+from undertow.engine.granting import Lease
 from undertow.engine.retry import RetryPolicy
 from undertow.engine.run import Outcome, Run
 from undertow.engine.states import COMPLETED, TERMINAL, StateType, transition

@@ -34,7 +34,7 @@ from undertow import (
     task,
 )
 from undertow.engine.core import Core
-from undertow.engine.limits import Limits
+from undertow.engine.granting import Limits
 from undertow.engine.run import Run
 from undertow.engine.states import NAMES, diagram, transition
 

@@ -1,7 +1,7 @@
 """Virtual time, on asyncio and trio: a clock that stands still while anybody is at work and jumps when everybody waits.
 
-It asks the engine what goes on outside the event loop (`engine/waking.py`), such as the journal and sync bodies in
-threads. For tests: `testing.py` makes fixtures of it, and nothing else in the package imports this.
+It asks the engine what goes on outside the event loop (`waking.py`), such as the journal and sync bodies in
+threads. For tests: `undertow.testing` makes fixtures of it, and nothing else in the package imports this.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import trio.abc
 import trio.lowlevel
 import trio.testing
 
-from .engine.errors import InvalidOption
-from .engine.waking import begin_anew, outside
+from .errors import InvalidOption
+from .waking import begin_anew, outside
 
 BACKENDS = ("asyncio", "trio")
 """For `@pytest.fixture(params=BACKENDS)`."""
