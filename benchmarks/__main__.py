@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import attrs
+
 from . import breakdown, environments, report, results
 from .engines import ENGINES, Engine
 from .measure import NotTaken, measured
@@ -65,6 +67,8 @@ def _say(what: str) -> None:
 def run(options: argparse.Namespace) -> None:
     """Take figures and write them down, those that are complete also when it is interrupted."""
     scale = SCALES[options.scale]
+    if options.rounds is not None:
+        scale = attrs.evolve(scale, rounds=options.rounds)
     engines = [engine for engine in ENGINES.values() if _is_wanted(engine, options, scale)]
     works = [work for work in WORKLOADS.values() if not options.workloads or work.name in options.workloads]
     at, canaries = results.now(), [results.canary()]
@@ -118,6 +122,7 @@ def main() -> None:
     command = commands.add_parser("run", help="take figures and write them to results.jsonl")
     command.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=f"only these of {', '.join(WORKLOADS)}")
     command.add_argument("--scale", choices=SCALES, default="quick", help="how much of it all (default: quick)")
+    command.add_argument("--rounds", type=int, metavar="N", help="how often each figure is measured, at most")
     command.add_argument("--peers", action="store_true", help="the peers as well, in environments built beforehand")
     command.add_argument("--engines", nargs="+", metavar="NAME", help="only these, by name or family")
     command.add_argument("--add", action="store_true", help="keep the results that are on file")

@@ -63,6 +63,7 @@ def _check_conflict(run: Run, call: str | None, on_conflict: OnConflict) -> None
 async def enrolled(run: Run, future: Future[Any], on_conflict: OnConflict) -> None:
     """The life of a member whose id was chosen: its own, or that of the run that was there first."""
     journal = run.core.journal
+    earlier: Earlier | None = None
     try:
         with anyio.CancelScope(shield=True):  # once it stands in the journal it is lived, if only to be cancelled
             earlier = await journal.enroll(run)
