@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from .engine.context import copy_context as copy_context
     from .engine.context import tags as tags
     from .engine.cron import Cron as Cron
-    from .engine.definition import ConcurrencyLimit as ConcurrencyLimit
     from .engine.durable import sleep as sleep
     from .engine.durable import sleep_until as sleep_until
     from .engine.errors import ArgumentsTooDeep as ArgumentsTooDeep
@@ -94,11 +93,12 @@ if TYPE_CHECKING:
     from .engine.flow import Flow as Flow
     from .engine.flow import flow as flow
     from .engine.futures import Future as Future
-    from .engine.futures import FutureList as FutureList
-    from .engine.futures import as_completed as as_completed
-    from .engine.futures import wait as wait
-    from .engine.futures import wait_async as wait_async
+    from .engine.gathering import FutureList as FutureList
+    from .engine.gathering import as_completed as as_completed
+    from .engine.gathering import wait as wait
+    from .engine.gathering import wait_async as wait_async
     from .engine.health import Health as Health
+    from .engine.limits import ConcurrencyLimit as ConcurrencyLimit
     from .engine.limits import Limit as Limit
     from .engine.limits import RateLimit as RateLimit
     from .engine.pausing import pause_flow_run as pause_flow_run
@@ -159,7 +159,6 @@ _HOMES = {
     "engine.recurrence": "RRule",
     "engine.schedules": "AnyOf At Schedule ScheduleInvalid",
     "engine.zoned": "Interval",
-    "engine.definition": "ConcurrencyLimit",
     "engine.durable": "sleep sleep_until",
     "engine.errors": (
         "ArgumentsTooDeep CannotTravel EngineClosed EngineOpen Fail IllegalTransition InvalidOption JournalClosed "
@@ -173,9 +172,10 @@ _HOMES = {
     ),
     "engine.events": "Event Events RunNotHere",
     "engine.flow": "Flow flow",
-    "engine.futures": "Future FutureList as_completed wait wait_async",
+    "engine.futures": "Future",
+    "engine.gathering": "FutureList as_completed wait wait_async",
     "engine.health": "Health",
-    "engine.limits": "Limit RateLimit",
+    "engine.limits": "ConcurrencyLimit Limit RateLimit",
     "engine.pausing": "pause_flow_run resume_flow_run suspend_flow_run",
     "engine.plans": "Plan",
     "engine.retry": "exponential_backoff",

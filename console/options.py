@@ -80,24 +80,25 @@ def with_run(command: Command) -> Command:
 # --- completion ------------------------------------------------------------------------------------------------
 
 
-def complete_run(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
-    """The names of the last flow runs; nothing where the journal can't be read."""
+def rows_to_complete(context: click.Context, sql: str) -> list[dict[str, Any]]:
+    """What the journal of a command has; nothing where it can't be read."""
     try:
         with Reader(journal_path(context.params.get("journal"))) as reader:
-            rows = reader.rows("SELECT name, state_name FROM flow_runs ORDER BY id DESC LIMIT 200")
+            return reader.rows(sql)
     except JournalError:
         return []
+
+
+def complete_run(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """The names of the last flow runs."""
+    rows = rows_to_complete(context, "SELECT name, state_name FROM flow_runs ORDER BY id DESC LIMIT 200")
     names = {safe(row["name"]): safe(row["state_name"]) for row in reversed(rows)}
     return [CompletionItem(name, help=state) for name, state in reversed(names.items()) if name.startswith(begun)]
 
 
 def complete_flow(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
     """The names of the flows that ran."""
-    try:
-        with Reader(journal_path(context.params.get("journal"))) as reader:
-            rows = reader.rows("SELECT DISTINCT flow FROM flow_runs ORDER BY flow LIMIT 200")
-    except JournalError:
-        return []
+    rows = rows_to_complete(context, "SELECT DISTINCT flow FROM flow_runs ORDER BY flow LIMIT 200")
     return [CompletionItem(safe(row["flow"])) for row in rows if row["flow"].startswith(begun)]
 
 

@@ -64,7 +64,7 @@ def reasons(run: RunRecord, known: Known, now: int) -> list[Reason]:
     while current is not None and current.id not in seen and len(chain) < LONGEST:
         seen.add(current.id)
         if current.ended is not None:
-            answer = _ENDED.get(current.state.type, _ended_so)(current, known)
+            answer = _ENDED.get(current.state.type, _says)(current, known)
         elif known.gone(current):
             answer = Answer(
                 "process gone", "Its process has ended. It is marked Crashed when the journal is next used."
@@ -172,7 +172,7 @@ def _cancelling(run: RunRecord, known: Known, now: int) -> Answer:
     return Answer("cleanup", said.rstrip(), _holding_up(open_ones) if open_ones else None)
 
 
-def _says(run: RunRecord, known: Known, now: int) -> Answer:
+def _says(run: RunRecord, *_: object) -> Answer:
     return Answer("state", cut(run.state.message, 500) or "Nothing is recorded about it.")
 
 
@@ -245,10 +245,6 @@ def _skipped(run: RunRecord, known: Known) -> Answer:
     ahead = _ahead(run, known)
     word = "overlap" if ahead is not None else "missed" if run.state.message.startswith("missed: ") else "skipped"
     return Answer(word, f"It never began. {_sentence(run.state.message)}" if run.schedule else run.state.message, ahead)
-
-
-def _ended_so(run: RunRecord, known: Known) -> Answer:
-    return Answer("state", cut(run.state.message, 500) or "Nothing is recorded about it.")
 
 
 _ENDED = {

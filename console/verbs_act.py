@@ -8,11 +8,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import anyio
 import click
 
+from ..engine.signals import cancel_run
 from ..engine.states import TERMINAL, StateType
 from ..storage.reading import Reader
 from ..storage.requests import ask
+from ..wiring import Engine
 from . import queries, running
 from .loading import find_flow, read_value
 from .options import FAILURE, SUCCESS, complain, hint, with_backend, with_journal, with_run
@@ -89,7 +92,8 @@ def _answer(path: str, run: RunRecord, value: object, gone: bool, as_json: bool)
     """Give a paused run, which another process lives, what it waits for."""
     if gone:
         return complain(f"{run.name}: its process has ended; the run is marked when the journal is next written to.")
-    ask(path, "resume", run.id, value)
+    if not ask(path, "resume", run.id, value, alone=True):
+        return complain(f"{run.name} was resumed a moment ago, and has not gone on yet.")
     before = len(run.states)
     run = _wait(path, run, ANSWER_SECONDS, lambda run: len(run.states) > before)
     goes_on = len(run.states) > before
@@ -110,7 +114,7 @@ def _answer(path: str, run: RunRecord, value: object, gone: bool, as_json: bool)
 @with_run
 @with_journal
 def cancel(wanted: str | None, reason: str, seconds: float, journal: str | None, as_json: bool) -> int:
-    """Cancel a flow run that another process is running.
+    """Cancel a flow run that another process is running, or that is suspended.
 
     The process looks for such requests twice a second; the run then ends Cancelled, after its cleanup. A `def` flow in
     a thread ends when it next calls a task.
@@ -125,9 +129,12 @@ def cancel(wanted: str | None, reason: str, seconds: float, journal: str | None,
         return complain(f"{run.name} has ended already: {run.state.name}.")
     if run.kind != "flow":
         return complain(f"{run.name} is a task run: only flow runs can be cancelled from another process.")
-    if gone:
+    if run.state.name == "Suspended":
+        anyio.run(_cancel_suspended, path, run.id, reason.strip() or REASON)
+    elif gone:
         return complain(f"{run.name}: its process has ended; the run is marked when the journal is next written to.")
-    ask(path, "cancel", run.id, reason.strip() or REASON)
+    else:
+        ask(path, "cancel", run.id, reason.strip() or REASON)
     run = _wait(path, run, seconds, lambda run: run.state.type in TERMINAL)
     code = SUCCESS if run.state.type == StateType.CANCELLED else FAILURE
     if as_json:
@@ -137,6 +144,11 @@ def cancel(wanted: str | None, reason: str, seconds: float, journal: str | None,
     else:
         hint(f"{safe(run.name)} was asked to stop, and is {safe(run.state.name)} still.")
     return code
+
+
+async def _cancel_suspended(path: str, run_id: str, reason: str) -> None:
+    async with Engine(path, recover=False, logging={"console": "off"}) as engine:
+        await cancel_run(engine.core, run_id, reason)
 
 
 def _look(reader: Reader, run_id: str) -> RunRecord:

@@ -12,13 +12,13 @@ import click
 from click.shell_completion import CompletionItem
 from rich.text import Text
 
-from ..engine.errors import JournalError, UndertowError
+from ..engine.errors import UndertowError
 from ..engine.settings import load
 from ..engine.timetable import Schedules
 from ..storage.reading import Reader
 from ..wiring import Engine
 from .moments import end_of, moment
-from .options import hint, now, with_journal
+from .options import hint, now, rows_to_complete, with_journal
 from .page import DIM, STYLES, Page, grid, one_line
 from .running import journal_path
 from .timetable import Served, said, schedules, zone_of
@@ -76,12 +76,8 @@ def _next(schedule: Served, late_after: float) -> Text:
 
 
 def complete_schedule(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
-    """The names of the schedules; nothing where the journal can't be read."""
-    try:
-        with Reader(journal_path(context.params.get("journal"))) as reader:
-            rows = reader.rows("SELECT name FROM schedule ORDER BY name LIMIT 200")
-    except JournalError:
-        return []
+    """The names of the schedules."""
+    rows = rows_to_complete(context, "SELECT name FROM schedule ORDER BY name LIMIT 200")
     return [CompletionItem(safe(row["name"])) for row in rows if row["name"].startswith(begun)]
 
 

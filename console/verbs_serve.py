@@ -13,7 +13,7 @@ from ..engine.errors import UndertowError
 from ..engine.flow import Flow
 from ..engine.plans import CatchUp, Overlap, Plan
 from ..engine.run import Run
-from ..engine.states import RUNNING, TERMINAL
+from ..engine.states import PAUSED, RUNNING, TERMINAL
 from . import running, serving
 from .loading import arguments, find_served, read_parameters
 from .options import INTERRUPTED, SUCCESS, hint, now, with_backend, with_journal, with_parameters
@@ -108,7 +108,7 @@ def _stopping(seconds: float) -> None:
 def _changed(run: Run) -> None:
     """Say what has become of a run, where that is worth a line."""
     kind, name, message, at = run.history[-1]
-    if not (kind in TERMINAL or name == "Late" or (kind is RUNNING and run.attempts == 1)):
+    if not (kind in TERMINAL or kind is PAUSED or name == "Late" or (kind is RUNNING and run.attempts == 1)):
         return
     page, began = Page(), next((entry[3] for entry in run.history if entry[0] is RUNNING), None)
     line = Text.assemble((f"{clock(at)} ", DIM), safe(run.name), "  ", (safe(name), STYLES.get(kind, "")))

@@ -15,7 +15,8 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import attrs
 
 from .errors import ArgumentsTooDeep, MappingLengthMismatch, MappingMissingIterable, SignatureMismatch, WouldBlock
-from .futures import Future, FutureList, deliver
+from .futures import Future, deliver
+from .gathering import FutureList
 from .run import Handles
 from .states import State
 from .waking import in_event_loop

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from types import GeneratorType
-from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, cast
+from typing import Any, ClassVar, Generic, Literal, ParamSpec, Self, TypeVar, cast, overload
 
 import attrs
 
@@ -24,7 +24,9 @@ from .durable import take_step
 from .errors import InvalidOption, LimitUnknown, NoHost, NotCallable, UnknownOption, WouldBlock
 from .futures import Future, deliver
 from .hooks import HOOKS, Hook, check_hooks
-from .options import check_flag, check_one_of
+from .limits import ConcurrencyLimit, read_concurrency_limit
+from .naming import NameMaker, check_maker, made
+from .options import check_flag
 from .pipeline import drive, execute, member
 from .ports import OnMismatch, Runner
 from .prints import printing
@@ -38,8 +40,7 @@ from .waking import in_event_loop
 P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
-
-NameMaker = str | Callable[..., str]
+T = TypeVar("T")
 
 
 @attrs.frozen(kw_only=True)
@@ -68,20 +69,6 @@ class Options:
     on_failure: Iterable[Hook] | Hook | None = None
     on_cancellation: Iterable[Hook] | Hook | None = None
     on_crashed: Iterable[Hook] | Hook | None = None
-
-
-@attrs.frozen
-class ConcurrencyLimit:
-    """At most `limit` runs of one task or flow at a time; `collision_strategy` says what becomes of one too many.
-
-    `"ENQUEUE"` has it wait, `"CANCEL_NEW"` ends it Cancelled.
-    """
-
-    limit: int
-    collision_strategy: str = "ENQUEUE"
-
-    def __attrs_post_init__(self) -> None:
-        check_one_of("collision_strategy", self.collision_strategy, ("ENQUEUE", "CANCEL_NEW"))
 
 
 class Definition(Generic[P, R_co]):
@@ -141,13 +128,12 @@ class Definition(Generic[P, R_co]):
         self.hooks: dict[StateType, tuple[Hook, ...]] = {
             kind: hooks for kind, option in HOOKS.items() if (hooks := check_hooks(option, getattr(options, option)))
         }
-        self.own_limit = _own_limit(options.concurrency_limit)
+        self.own_limit = read_concurrency_limit(options.concurrency_limit)
         self.cancels_new = self.own_limit is not None and self.own_limit.collision_strategy == "CANCEL_NEW"
         self.own_limit_name = f"{self.kind}:{self.key}"
         self.limit_names: tuple[str, ...] = (self.own_limit_name,) if self.own_limit else ()
         for option, maker in ((f"{self.kind}_run_name", options.run_name), ("key", options.key)):
-            if maker is not None and not isinstance(maker, str) and not callable(maker):
-                raise InvalidOption(option, maker, "a template such as 'load {path}', or a function")
+            check_maker(option, maker)
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.name!r}>"
@@ -162,7 +148,7 @@ class Definition(Generic[P, R_co]):
                 raise UnknownOption(f"@{cls.kind}", name, known, get_close_matches(name, known, 1))
         return {cls.renamed_options.get(name, name): value for name, value in given.items()}
 
-    def with_options(self, **changes: Any) -> Any:
+    def with_options(self, **changes: Any) -> Self:
         """A copy with some options changed; takes the decorator's own option names.
 
         Raises `UnknownOption` with a suggestion, and whatever the decorator raises for a bad value.
@@ -261,7 +247,7 @@ class Definition(Generic[P, R_co]):
             run.upstream_ids = [run_id for upstream, _ in upstreams if (run_id := upstream.run_id) is not None]
         take_step(run)
         if self.options.run_name is not None:
-            run.given_name = self._made(f"{self.kind}_run_name", self.options.run_name, args, kwargs)
+            run.given_name = self._named(f"{self.kind}_run_name", self.options.run_name, args, kwargs)
         return run
 
     @functools.cached_property
@@ -271,7 +257,7 @@ class Definition(Generic[P, R_co]):
 
     def step_key(self, run: Run) -> str | None:
         """The explicit key of a step, in place of the digest of its inputs."""
-        return None if self.options.key is None else self._made("key", self.options.key, run.args, run.kwargs)
+        return None if self.options.key is None else self._named("key", self.options.key, run.args, run.kwargs)
 
     def _declare_limits(self, core: Core) -> None:
         if self.own_limit is not None and self.own_limit_name not in core.limits.buckets:
@@ -280,22 +266,35 @@ class Definition(Generic[P, R_co]):
             if name not in core.limits.buckets:
                 raise LimitUnknown(name, core.limits.buckets)
 
-    def _made(self, option: str, template: NameMaker, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-        """The text that a template over the arguments, or a function of them, gives. Raises `InvalidOption`."""
-        bound = self.signature.bind(args, kwargs)
-        if isinstance(template, str):
-            try:
-                return template.format(**bound)
-            except (LookupError, ValueError, AttributeError) as error:
-                names = ", ".join("{" + name + "}" for name in bound) or f"nothing: {self.name} has no parameters"
-                raise InvalidOption(option, template, f"a template over {names} ({error!r})") from None
-        wanted = inspect.signature(template).parameters
-        name = template(**{key: value for key, value in bound.items() if key in wanted})
-        if not isinstance(name, str):
-            raise InvalidOption(option, name, "a function that returns a text")
-        return name
+    def _named(self, option: str, maker: NameMaker, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+        return made(option, maker, self.name, self.signature.bind(args, kwargs))
 
-    # --- the forms of a call -----------------------------------------------------------------------------------
+    # --- d(x) --------------------------------------------------------------------------------------------------
+
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+    @overload
+    def __call__(  # pyright: ignore[reportOverlappingOverload]
+        self: Definition[Any, Coroutine[Any, Any, T]], *args: Any, return_state: Literal[True], **kwargs: Any
+    ) -> Coroutine[Any, Any, State[T]]: ...
+    @overload
+    def __call__(self: Definition[Any, T], *args: Any, return_state: Literal[True], **kwargs: Any) -> State[T]: ...
+    @overload
+    def __call__(self, *args: Any, wait_for: Iterable[Any], **kwargs: Any) -> R_co: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run it and return its result, as the plain function would (an awaitable one, of an async function).
+
+        Raises what the body raised, or what a flow's children did where the verdict is theirs. With
+        `return_state=True` the final state instead, and no failure of the run is raised.
+        """
+        return_state, wait_for = False, None
+        if kwargs:
+            return_state, wait_for = bool(kwargs.pop("return_state", False)), kwargs.pop("wait_for", None)
+        return self.live(self.make_run(args, kwargs, wait_for), return_state)
+
+    def live(self, run: Run, return_state: bool) -> Any:
+        """Live the run in the form that the place of the call asks for."""
+        raise NotImplementedError
 
     async def awaited(self, run: Run, return_state: bool = False) -> Any:
         """Live the run in its caller's task."""
@@ -324,6 +323,40 @@ class Definition(Generic[P, R_co]):
                 outcome = call_from_thread(run, run.core.portal.host())
         return outcome.state(run) if return_state else deliver(outcome, run)
 
+    def in_sync_body(self) -> bool:
+        """Whether the call is made in the body of a sync run, outside any event loop."""
+        return CURRENT.get() is not None and not in_event_loop()
+
+    # --- d.submit(x) -------------------------------------------------------------------------------------------
+
+    # Any argument may be a future in place of the value, which a ParamSpec can't say: hence `Any` here.
+    @overload
+    def submit(
+        self: Definition[Any, Coroutine[Any, Any, T]], *args: Any, return_state: Literal[True], **kwargs: Any
+    ) -> Coroutine[Any, Any, State[T]]: ...
+    @overload
+    def submit(self: Definition[Any, T], *args: Any, return_state: Literal[True], **kwargs: Any) -> Any: ...
+    @overload
+    def submit(
+        self: Definition[Any, Coroutine[Any, Any, T]], *args: Any, wait_for: Iterable[Any] | None = ..., **kwargs: Any
+    ) -> Future[T]: ...
+    @overload
+    def submit(
+        self: Definition[Any, T], *args: Any, wait_for: Iterable[Any] | None = ..., **kwargs: Any
+    ) -> Future[T]: ...
+    def submit(
+        self, *args: Any, return_state: bool = False, wait_for: Iterable[Any] | None = None, **kwargs: Any
+    ) -> Any:
+        """Start it as a member of the flow (or engine) around the call, and return its future at once.
+
+        Raises `SignatureMismatch` if the arguments don't fit, and `NoHost` outside any flow and engine. With
+        `return_state=True` the final state: waited for in a thread, to be awaited in async code.
+        """
+        future = self.spawn(self.make_run(args, kwargs, wait_for))
+        if not return_state:
+            return future
+        return future.wait_async() if in_event_loop() else future.wait()
+
     def spawn(self, run: Run) -> Future[Any]:
         """Start the run as a member of the host around the call. Raises `NoHost`."""
         host = run.host
@@ -336,31 +369,6 @@ class Definition(Generic[P, R_co]):
         future: Future[Any] = Future(run, host)
         host.spawn(member, run, future)
         return future
-
-    def in_sync_body(self) -> bool:
-        """Whether the call is made in the body of a sync run, outside any event loop."""
-        return CURRENT.get() is not None and not in_event_loop()
-
-
-def take_flags(kwargs: dict[str, Any]) -> tuple[bool, Iterable[Any] | None]:
-    """Take `return_state` and `wait_for`, which are the engine's, out of the keyword arguments of a call."""
-    return bool(kwargs.pop("return_state", False)), kwargs.pop("wait_for", None)
-
-
-async def awaited_state(future: Future[R]) -> State[R]:
-    """The final state of a future."""
-    state = await future.wait_async()
-    assert state is not None
-    return state
-
-
-def submitted_state(future: Future[R]) -> State[R] | Coroutine[Any, Any, State[R]]:
-    """What `submit(..., return_state=True)` gives: a state in a thread, an awaitable of one on a loop."""
-    if in_event_loop():
-        return awaited_state(future)
-    state = future.wait()
-    assert state is not None
-    return state
 
 
 _GENERATORS = frozenset({GeneratorType})
@@ -387,12 +395,3 @@ def _timeout(value: float | None) -> float | None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
         raise InvalidOption("timeout_seconds", value, "a number of seconds above 0")
     return value
-
-
-def _own_limit(value: int | ConcurrencyLimit | None) -> ConcurrencyLimit | None:
-    limit = ConcurrencyLimit(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    if limit is None:
-        return None
-    if not isinstance(limit, ConcurrencyLimit) or not isinstance(limit.limit, int) or limit.limit < 1:
-        raise InvalidOption("concurrency_limit", value, "a whole number, 1 or more, or a ConcurrencyLimit(...)")
-    return limit

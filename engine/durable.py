@@ -12,7 +12,7 @@ import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import anyio
 
@@ -24,7 +24,7 @@ from .errors import InvalidOption, JournalError, ResultNotSerializable, StepMism
 from .failures import decode_failure, encode_failure
 from .futures import Future
 from .memo import not_kept, serialize, unserialize
-from .ports import Earlier, Past, Record
+from .ports import Earlier, Journal, Past, Record
 from .retry import shortened
 from .run import Outcome, Run
 from .states import (
@@ -41,8 +41,12 @@ from .states import (
     StateType,
     transition,
 )
+from .waking import Reply
 
 T = TypeVar("T")
+
+Told: TypeAlias = Callable[[Reply[Any]], Awaitable[Any]]
+"""How somebody waits for what the journal answers: in the loop, or holding the thread."""
 
 FAILURE = "failure"
 """The serializer of a recorded failure."""
@@ -151,10 +155,8 @@ async def _handed_back(run: Run, record: Record, past: Past) -> Outcome | None:
             )
         if changed:
             return None
-    if record.value is None:
-        loaded = await run.told(run.core.journal.load(f"step:{run.step}"))
-        record = record if loaded is None else loaded
-    outcome = recorded_outcome(run, record)
+    assert run.step is not None
+    outcome = recorded_outcome(run, await whole(record, run.step, run.core.journal, run.told))
     run.handed_back = True
     if run.transaction is not None:
         await run.transaction.bring_back(run)
@@ -178,6 +180,14 @@ def stands_anew(upstreams: Sequence[Run]) -> bool:
     return any(
         run.past is not None and run.is_step and not run.handed_back and run.type is not SKIPPED for run in upstreams
     )
+
+
+async def whole(record: Record, step: str, journal: Journal, told: Told) -> Record:
+    """The record of a step with its value, which a big one was read without."""
+    if record.value is not None:
+        return record
+    loaded: Record | None = await told(journal.load(f"step:{step}"))
+    return record if loaded is None else loaded
 
 
 def recorded_outcome(run: Run, record: Record) -> Outcome:

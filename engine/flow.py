@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import (
     Any,
@@ -13,21 +13,21 @@ from typing import (
     ParamSpec,
     Protocol,
     TypeVar,
-    cast,
     get_args,
     overload,
 )
 
+import anyio
 import attrs
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from .caching import SERIALIZERS, Serializer
-from .definition import Definition, NameMaker, Options, submitted_state, take_flags
+from .definition import Definition, Options
 from .durable import begin_durable
 from .errors import InvalidOption, ParameterInvalid, RunCancelled, RunPaused, Suspension
-from .futures import Future
 from .hooks import Hook
 from .host import open_host
+from .naming import NameMaker
 from .options import check_flag, check_one_of
 from .parameters import as_json, sealed, validate
 from .pipeline import Interrupt, failure
@@ -37,7 +37,7 @@ from .retry import Condition, Delays
 from .run import Kind, Outcome, Run, Tally
 from .schedules import Schedule
 from .secrets import refuse_secrets
-from .states import PAUSED, State
+from .states import PAUSED
 from .verdict import FinalState, verdict
 
 P = ParamSpec("P")
@@ -126,7 +126,7 @@ class Flow(Definition[P, R_co], Generic[P, R_co]):
         """Run the body inside a host of its own, wait for all it has submitted, and reach the verdict."""
         run.tally = Tally()
         value: Any = None
-        error: Exception | None = None
+        failed: Outcome | None = None
         suspension: Suspension | None = None
         try:
             async with open_host(self.cancels_siblings) as host:
@@ -136,8 +136,10 @@ class Flow(Definition[P, R_co], Generic[P, R_co]):
                     value = await self.call_body(run)
                 except Suspension as raised:
                     suspension = raised
-                except Exception as raised:
-                    error = raised
+                except Exception as error:
+                    failed = self._failure(run, error)
+                    if anyio.current_time() < anyio.current_effective_deadline():
+                        run.tally.decided = failed
                     host.cancel_members("its flow failed")
         except BaseExceptionGroup as group:
             raise _interrupt_in(group) from None
@@ -146,12 +148,12 @@ class Flow(Definition[P, R_co], Generic[P, R_co]):
             run.host = None
         if host.cancelled_for:
             raise RunCancelled(run.name, host.cancelled_for)
-        if run.tally.cancelled or isinstance(error, RunCancelled):
+        if run.tally.cancelled or (failed is not None and isinstance(failed.data, RunCancelled)):
             # Where the caller is cancelled, too, that is the cause, and what goes on up. (While it waits for its
             # members, trio tells a task group nothing of it.)
             await checkpoint_if_cancelled()
-        if error is not None:
-            return self._failure(run, error)
+        if failed is not None:
+            return failed
         if suspension is not None:
             return Outcome(PAUSED, "Suspended", str(suspension), RunPaused(run.name, run.id))
         return verdict(run, value, self.options.final_state)
@@ -166,48 +168,10 @@ class Flow(Definition[P, R_co], Generic[P, R_co]):
 
     # --- f(x) --------------------------------------------------------------------------------------------------
 
-    @overload
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
-    @overload
-    def __call__(  # pyright: ignore[reportOverlappingOverload]
-        self: Flow[Any, Coroutine[Any, Any, T]], *args: Any, return_state: Literal[True], **kwargs: Any
-    ) -> Coroutine[Any, Any, State[T]]: ...
-    @overload
-    def __call__(self: Flow[Any, T], *args: Any, return_state: Literal[True], **kwargs: Any) -> State[T]: ...
-    @overload
-    def __call__(self, *args: Any, wait_for: Iterable[Any], **kwargs: Any) -> R_co: ...
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the flow and return its result, as the plain function would (an awaitable one, of an async function).
-
-        Raises what the body raised, or the first failure among its children where the verdict is theirs. With
-        `return_state=True` the final state instead, and no failure is raised.
-        """
-        return_state, wait_for = take_flags(kwargs) if kwargs else (False, None)
-        run = self.make_run(args, kwargs, wait_for)
+    def live(self, run: Run, return_state: bool) -> Any:
         if self.is_async and not self.in_sync_body():
             return self.awaited(run, return_state)
         return self.from_thread(run, return_state)
-
-    # --- f.submit(x) -------------------------------------------------------------------------------------------
-
-    @overload
-    def submit(
-        self: Flow[Any, Coroutine[Any, Any, T]], *args: Any, return_state: Literal[True], **kwargs: Any
-    ) -> Coroutine[Any, Any, State[T]]: ...
-    @overload
-    def submit(self: Flow[Any, T], *args: Any, return_state: Literal[True], **kwargs: Any) -> Any: ...
-    @overload
-    def submit(
-        self: Flow[Any, Coroutine[Any, Any, T]], *args: Any, wait_for: Iterable[Any] | None = ..., **kwargs: Any
-    ) -> Future[T]: ...
-    @overload
-    def submit(self: Flow[Any, T], *args: Any, wait_for: Iterable[Any] | None = ..., **kwargs: Any) -> Future[T]: ...
-    def submit(
-        self, *args: Any, return_state: bool = False, wait_for: Iterable[Any] | None = None, **kwargs: Any
-    ) -> Any:
-        """Start the flow as a subflow, concurrently, and return its future at once; as `Task.submit`."""
-        future = self.spawn(self.make_run(args, kwargs, wait_for))
-        return submitted_state(future) if return_state else future
 
     # --- by itself ---------------------------------------------------------------------------------------------
 
@@ -262,10 +226,6 @@ class Flow(Definition[P, R_co], Generic[P, R_co]):
     def __get__(self, instance: object, owner: type | None = None) -> Flow[..., R_co]: ...
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self.bind_to(instance, owner)
-
-    def with_options(self, **changes: Any) -> Flow[P, R_co]:
-        """A copy with some options changed; raises `UnknownOption` and `InvalidOption`."""
-        return cast("Flow[P, R_co]", super().with_options(**changes))
 
 
 def _interrupt_in(group: BaseExceptionGroup[BaseException]) -> BaseException:

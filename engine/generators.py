@@ -47,6 +47,12 @@ def _completed() -> Outcome:
     return Outcome(COMPLETED, "Completed", "")
 
 
+def _ended_by(run: Run, error: BaseException) -> Outcome:
+    if isinstance(error, GeneratorExit):
+        return _completed()  # the consumer has seen enough
+    return failure(run, error) if isinstance(error, Exception) else interrupted(run, error)
+
+
 async def async_items(run: Run) -> AsyncIterator[Any]:
     """The items of an async generator task."""
     refused = await _enter(run)
@@ -66,13 +72,8 @@ async def async_items(run: Run) -> AsyncIterator[Any]:
             if item is _EXHAUSTED:
                 break
             yield item
-    except GeneratorExit:
-        raise  # the consumer has seen enough: that is a completed run
-    except Exception as error:
-        outcome = failure(run, error)
-        raise
     except BaseException as error:
-        outcome = interrupted(run, error)
+        outcome = _ended_by(run, error)
         raise
     finally:
         await generator.aclose()
@@ -99,13 +100,8 @@ def sync_items(run: Run) -> Iterator[Any]:
             if item is _EXHAUSTED:
                 break
             yield item
-    except GeneratorExit:
-        raise  # the consumer has seen enough: that is a completed run
-    except Exception as error:
-        outcome = failure(run, error)
-        raise
     except BaseException as error:
-        outcome = interrupted(run, error)
+        outcome = _ended_by(run, error)
         raise
     finally:
         generator.close()

@@ -15,16 +15,19 @@ import heapq
 import math
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
+from functools import partial
 
 import anyio
 import uuid_utils
 
 from .buckets import Bucket, Waiter
-from .errors import InvalidOption, LimitImpossible, LimitUnknown, SlotTimeout
+from .errors import InvalidOption, JournalClosed, LimitImpossible, LimitUnknown, SlotTimeout
 from .limits import Limit, LimitLike, Pool
-from .waking import Waker
+from .waking import Reply, Waker
 
 SHARED_SECONDS = 0.05
 """How often to ask again for a slot that is shared, and that another process holds."""
@@ -55,12 +58,13 @@ class Lease:
         """Give the slots back, straight to who waits for them. Safe from any thread."""
         with self.limits.lock:
             self._users -= 1
-            over = self._users == 0
-            if over:
-                self.limits.give_back(self.buckets, self.slots)
-        if over and self.holder:
-            assert self.limits.pool is not None
-            self.limits.pool.give(self.holder)
+            if self._users:
+                return
+        if self.holder and self.limits.pool is not None:
+            with suppress(JournalClosed):  # with it they went all
+                self.limits.pool.give(self.holder)
+        with self.limits.lock:
+            self.limits.give_back(self.buckets, self.slots)
 
     def lend(self) -> None:
         """Let others use the slots until `take_back`."""
@@ -94,6 +98,8 @@ class Limits:
         self.buckets: dict[str, Bucket] = {}
         self._now = now
         self._arrivals = 0
+        self._lines: defaultdict[tuple[str, ...], list[Waker]] = defaultdict(list)
+        """Who waits for other processes, by the limits that are wanted."""
         for name, limit in (limits or {}).items():
             self.declare(name, limit)
 
@@ -191,21 +197,33 @@ class Limits:
     async def _share(
         self, lease: Lease, shared: Mapping[str, Limit], slots: float, waiting: Callable[[], object] | None
     ) -> None:
-        """Take from the other processes what one's own has granted, or give that back too.
-
-        Who waits here is at the head of its queues, so of one process only one asks at a time.
-        """
+        """Take from the other processes what one's own has granted, or give that back too."""
         assert self.pool is not None
         lease.holder = str(uuid_utils.uuid7())
+        line = self._lines[tuple(shared)]
         try:
-            while not await self.pool.take(lease.holder, shared, slots):
+            if line or not await self.pool.take(lease.holder, shared, slots):
                 if waiting is not None:
                     waiting()
-                    waiting = None
-                await anyio.sleep(SHARED_SECONDS)
+                await self._stand_in_line(line, partial(self.pool.take, lease.holder, shared, slots))
         except BaseException:
             lease.release()  # also what the pool is about to grant: it answers in order
             raise
+
+    async def _stand_in_line(self, line: list[Waker], take: Callable[[], Reply[bool]]) -> None:
+        """Wait for what other processes hold; only the first of the line asks for it, again and again."""
+        waker = Waker()
+        with self.lock:
+            line.append(waker)
+        try:
+            while line[0] is not waker or not await take():
+                with anyio.move_on_after(SHARED_SECONDS if line[0] is waker else math.inf):
+                    await waker.wait()
+        finally:
+            with self.lock:
+                line.remove(waker)
+                if line:
+                    line[0].wake()
 
     async def _wait(self, buckets: tuple[Bucket, ...], slots: float, rank: tuple[bool, float]) -> Lease:
         waiter = self._enqueue(buckets, slots, rank)

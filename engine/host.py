@@ -24,7 +24,8 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from anyio.lowlevel import EventLoopToken, checkpoint, current_token
 
 from .errors import RunCrashed
-from .futures import Future, wait_async
+from .futures import Future
+from .gathering import wait_async
 from .run import CLOSED, Outcome, Run
 from .states import CRASHED
 from .waking import post

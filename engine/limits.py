@@ -12,7 +12,7 @@ from typing import Protocol, TypeAlias
 import attrs
 
 from .errors import InvalidOption
-from .options import is_number
+from .options import check_one_of, is_number
 from .waking import Reply
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -63,6 +63,30 @@ def RateLimit(times: float, per: str | float = "1s", burst: float | None = None,
 
 
 LimitLike: TypeAlias = int | float | Limit
+
+
+@attrs.frozen
+class ConcurrencyLimit:
+    """At most `limit` runs of one task or flow at a time; `collision_strategy` says what becomes of one too many.
+
+    `"ENQUEUE"` has it wait, `"CANCEL_NEW"` ends it Cancelled.
+    """
+
+    limit: int
+    collision_strategy: str = "ENQUEUE"
+
+    def __attrs_post_init__(self) -> None:
+        check_one_of("collision_strategy", self.collision_strategy, ("ENQUEUE", "CANCEL_NEW"))
+
+
+def read_concurrency_limit(value: int | ConcurrencyLimit | None) -> ConcurrencyLimit | None:
+    """What the option `concurrency_limit` says. Raises `InvalidOption`."""
+    limit = ConcurrencyLimit(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if limit is None:
+        return None
+    if not isinstance(limit, ConcurrencyLimit) or not isinstance(limit.limit, int) or limit.limit < 1:
+        raise InvalidOption("concurrency_limit", value, "a whole number, 1 or more, or a ConcurrencyLimit(...)")
+    return limit
 
 
 class Pool(Protocol):

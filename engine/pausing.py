@@ -33,7 +33,7 @@ async def pause_flow_run(
 ) -> Any: ...
 @overload
 async def pause_flow_run(wait_for_input: type[T], *, timeout: float | None = 3600, key: str | None = None) -> T: ...
-async def pause_flow_run(
+def pause_flow_run(
     wait_for_input: type[Any] | None = None, *, timeout: float | None = 3600, key: str | None = None
 ) -> Any:
     """Pause the flow whose body calls this until `resume_flow_run`, and return the input that it is resumed with.
@@ -49,6 +49,7 @@ async def pause_flow_run(
         raise InvalidOption("timeout", timeout, "a number of seconds, 0 or more, or None")
 
     async def wait() -> list[Any]:
+        await _forget_what_came_before(run)
         until = "" if timeout is None else f", for {timeout:g} s at most"
         transition(run, PAUSED, "Paused", f"Waits for {_named(wait_for_input)}{until}.")
         answer: list[Any] | None = None
@@ -56,6 +57,12 @@ async def pause_flow_run(
         try:
             with anyio.move_on_after(timeout):
                 answer = await _answer(run, wait_for_input)
+        except GeneratorExit:
+            raise
+        except BaseException:
+            if not run.cancel_reason and not (run.host is not None and run.host.cancelled_for):
+                transition(run, RUNNING, "Running", "Did not wait any longer.")
+            raise
         finally:
             del run.core.paused[run.id]
         if answer is None:
@@ -64,14 +71,14 @@ async def pause_flow_run(
         transition(run, RUNNING, "Running", "Resumed.")
         return answer
 
-    return await _passed(run, "pause", wait_for_input, key, wait)
+    return _passed(run, "pause", wait_for_input, key, wait)
 
 
 @overload
 async def suspend_flow_run(wait_for_input: None = None, *, key: str | None = None) -> Any: ...
 @overload
 async def suspend_flow_run(wait_for_input: type[T], *, key: str | None = None) -> T: ...
-async def suspend_flow_run(wait_for_input: type[Any] | None = None, *, key: str | None = None) -> Any:
+def suspend_flow_run(wait_for_input: type[Any] | None = None, *, key: str | None = None) -> Any:
     """Leave the durable flow whose body calls this; when it is resumed, this returns the input it is resumed with.
 
     The run is Suspended, with nothing of it in memory, and may stay so over restarts of the process. Who awaits it
@@ -85,34 +92,42 @@ async def suspend_flow_run(wait_for_input: type[Any] | None = None, *, key: str 
         raise NotInFlow("suspend_flow_run(...)", "the body of an outermost @flow(durable=True)")
 
     async def leave() -> list[Any]:
+        await _forget_what_came_before(run)
         await run.core.journal.commit()
-        while (found := await run.core.journal.oldest(_prefix(run))) is not None:
+        while (found := await run.core.journal.oldest(_prefix(run.id))) is not None:
             accepted = _accepted(run, wait_for_input, found)
             if accepted is not None:
                 return accepted
             await run.core.journal.commit()
         raise Suspension(f"Waits for {_named(wait_for_input)}.")
 
-    return await _passed(run, "suspend", wait_for_input, key, leave)
+    return _passed(run, "suspend", wait_for_input, key, leave)
 
 
 async def resume_flow_run(run_id: str, value: object = None) -> None:
     """Let a paused or suspended flow run go on, with a value as its input; it is on disk when this returns.
 
     A paused run goes on in its own process, at once in this one; a suspended one becomes a background run of the
-    engine around this call, which has to know its flow. Raises `RunUnknown`, `RunEnded`, `RunNotPaused`,
-    `ParameterInvalid` for an input that a paused run of this process does not take, and `RunNotResumable`.
+    engine around this call, which has to know its flow. Raises `RunUnknown`, `RunEnded`, `RunNotPaused` (also when
+    somebody was faster), `ParameterInvalid` for an input that a paused run of this process does not take, and
+    `RunNotResumable`.
     """
     core = the_core()
     if core.paused.get(run_id) is not None:
         checked(run_id, "value", value, core.paused[run_id])
-    await core.journal.commit()
-    found = await core.journal.find(run_id)
-    if found is not None and found.history[-1][0] not in (PAUSED, *TERMINAL):
-        raise RunNotPaused(run_id, found.history[-1][1])
-    found = await ask(core, f"resume:{run_id}", run_id, value)
-    if found.history[-1][1] == "Suspended":
-        start(core, await resumed(core, run_id, (PAUSED,)))
+    async with core.turn(f"answer:{run_id}"):
+        await core.journal.commit()
+        found = await core.journal.find(run_id)
+        if found is not None and found.history[-1][0] not in (PAUSED, *TERMINAL):
+            raise RunNotPaused(run_id, found.history[-1][1])
+        suspended = found is not None and found.history[-1][1] == "Suspended"
+        if (before := await core.journal.oldest(_prefix(run_id))) is not None:
+            if not suspended:
+                raise RunNotPaused(run_id, "resumed already")
+            core.journal.discard(before[0])  # whoever gave it could not have the run go on
+        await ask(core, f"resume:{run_id}", run_id, value)
+        if suspended:
+            start(core, await resumed(core, run_id, (PAUSED,)))
 
 
 # --- what both share -------------------------------------------------------------------------------------------
@@ -122,11 +137,13 @@ def _flow_run(what: str) -> Run:
     run = CURRENT.get()
     if run is None or run.kind != "flow":
         raise NotInFlow(what, "a flow's body")
+    if not run.definition.is_async:  # told at the call: a coroutine that nobody awaits looks like a consent
+        raise NotInFlow(what, "an `async def` flow's body")
     return run
 
 
-def _prefix(run: Run) -> str:
-    return f"ask:resume:{run.id}:"
+def _prefix(run_id: str) -> str:
+    return f"ask:resume:{run_id}:"
 
 
 def _named(wanted: Any) -> str:
@@ -134,16 +151,24 @@ def _named(wanted: Any) -> str:
 
 
 async def _passed(run: Run, what: str, wanted: Any, key: str | None, wait: Callable[[], Awaitable[list[Any]]]) -> Any:
-    async with run.core.turn(_prefix(run)):
+    async with run.core.turn(_prefix(run.id)):
         asked, value = await once(run, f"undertow.{what}", key or _named(wanted), f"{what}_flow_run()", wait)
         run.core.journal.discard(asked)
     return value if wanted is None else checked(run.name, "value", value, wanted)
 
 
+async def _forget_what_came_before(run: Run) -> None:
+    """Nobody can have meant this pause yet; unless it is the same one in another life of the run."""
+    journal = run.core.journal
+    while run.past is None and (found := await journal.oldest(_prefix(run.id))) is not None:
+        journal.discard(found[0])
+        await journal.commit()
+
+
 async def _answer(run: Run, wanted: Any) -> list[Any]:
     """The first input that is of the type wanted, and where it was kept."""
     while True:
-        accepted = _accepted(run, wanted, await taken(run.core, run.id, _prefix(run)))
+        accepted = _accepted(run, wanted, await taken(run.core, run.id, _prefix(run.id)))
         if accepted is not None:
             return accepted
 

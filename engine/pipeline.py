@@ -169,6 +169,8 @@ async def admit(run: Run) -> Outcome | None:
     """Wait for the upstreams and ask the trigger rule; an outcome means that the body is not to run."""
     upstreams: list[tuple[Upstream, bool]] = list(run.waits_on)
     await _settled(run, [upstream for upstream, _ in upstreams if isinstance(upstream, Future) and not upstream.done])
+    if run.past is not None:  # a step that went on as an earlier run has had that one's id since
+        run.upstream_ids = [run_id for upstream, _ in upstreams if (run_id := upstream.run_id) is not None]
     rule = run.definition.rule
     if rule is None:
         for upstream, failure_allowed in upstreams:
@@ -185,7 +187,6 @@ async def admit(run: Run) -> Outcome | None:
             upstream.taken()
     if run.past is not None:
         run.stands_anew = stands_anew([upstream.run for upstream, _ in upstreams if isinstance(upstream, Future)])
-        run.upstream_ids = [run_id for upstream, _ in upstreams if (run_id := upstream.run_id) is not None]
     run.waits_on = ()
     return None
 
@@ -258,6 +259,8 @@ async def _perform_in_time(run: Run, seconds: float) -> Outcome:
     # A scope doesn't tell when a body that never awaited was late, so the clock is asked as well.
     if outcome is not None and not scope.cancelled_caught and anyio.current_time() - start < seconds:
         return outcome
+    if outcome is None and run.tally is not None and run.tally.decided is not None:
+        return run.tally.decided  # its time ran out while it waited for its children, who could change nothing
     error = RunTimedOut(run.kind, run.name, seconds)
     if run.straggler is not None:
         logger.warning("%s Its thread can't be stopped and still runs.", error)

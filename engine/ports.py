@@ -134,6 +134,7 @@ class Journal(Protocol):
     def claim(self, run_id: str, types: Sequence[StateType], entry: Entry, /) -> Reply[Earlier | None]:
         """Take a run that ended in one of these types, or was suspended, to run it again; `entry` joins its history.
 
+        With a terminal `entry`, one that was suspended ends.
         `None` when there is no such run, or another process was faster.
         """
         ...
@@ -179,6 +180,8 @@ class Earlier:
     expected_start_at: int | None
     """For a run that waited for its next attempt, when that was to be."""
     call: str | None
+    fire: tuple[str, int] | None = None
+    """The schedule that fired it, and the time that it is for."""
 
 
 @attrs.define
@@ -219,16 +222,21 @@ class Timetable(Protocol):
         """All nominal times up to this one are decided."""
         ...
 
-    def ask(self, name: str, nominals: Sequence[int], run_ids: Sequence[str], /) -> Reply[list[tuple[int, str]]]:
+    def ask(
+        self, name: str, nominals: Sequence[int], run_ids: Sequence[str], now: int, /
+    ) -> Reply[list[tuple[int, str]]]:
         """Have these nominal times fired by whoever serves the schedule; those that were not yet, with their ids."""
         ...
 
-    def asked(self, name: str, /) -> Reply[list[tuple[int, str]]]:
-        """Take, for this process, what was asked for and is not taken: nominal times, and ids of runs."""
+    def take_free(self, name: str, most: int, /) -> Reply[list[tuple[int, str, int | None]]]:
+        """Take for this process, the first of them first, so many fires that were asked for or whose taker has died.
+
+        Nominal times, ids of runs, and when they were asked for.
+        """
         ...
 
-    def going(self, name: str, nominal: int, /) -> Reply[list[tuple[str, bool]]]:
-        """Runs of earlier fires that have not ended: ids, and whether they have begun."""
+    def going(self, name: str, nominal: int, run_id: str, /) -> Reply[list[tuple[str, bool]]]:
+        """Runs that have not ended, of earlier fires, and of any that has begun: ids, and whether they have begun."""
         ...
 
     def pause(self, name: str, at: int, /) -> Reply[bool]:
@@ -249,6 +257,8 @@ class Standing:
     mark: int
     """All nominal times up to this one are decided, in microseconds."""
     paused_at: int | None
+    has_free: bool = False
+    """There are fires to be taken with `take_free`, perhaps."""
 
 
 class Runner(Protocol):

@@ -17,6 +17,7 @@ from .durable import agree, go_on
 from .enrolment import check_choice, put_back
 from .errors import JournalError, RunIdConflict, RunNotResumable
 from .finishing import undisturbed
+from .firing import Fire
 from .memo import unserialize
 from .options import check_one_of
 from .ports import OnMismatch, Past
@@ -73,6 +74,9 @@ async def _take(
         wanted = " or ".join(map(str.capitalize, types))
         raise RunNotResumable(run_id, f"it is not in a state to resume from: {wanted} (perhaps it completed, or runs)")
     run.history, run.start, run.call = earlier.history, None, earlier.call
+    if earlier.fire is not None:
+        schedule, nominal = earlier.fire
+        run.fire = Fire(schedule, nominal, nominal)
     if run.call is not None:
         run.given_name = run.given_name or f"{run.definition.name}-{run.id}"
     run.core.observe(run)

@@ -70,6 +70,8 @@ class Tally:
     """Failures that nobody was given: not raised into a body, not returned as a state, not let through."""
     first_failure: BaseException | None = None
     """The one exception that is kept, to be raised when the flow fails for its children's sake."""
+    decided: Outcome | None = None
+    """How the flow ends whatever becomes of its children: its body raised, and in time."""
 
     def receive(self) -> None:
         """One of the failures was given to somebody."""

@@ -7,6 +7,8 @@ of this process is woken at once; one of another finds out when its process next
 from __future__ import annotations
 
 import re
+from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -17,7 +19,7 @@ from .durable import once
 from .errors import InvalidOption, NotInFlow, ResultUnreadable, RunEnded, RunUnknown, SignalTimeout
 from .memo import serialize, unserialize
 from .ports import Earlier, Record
-from .states import TERMINAL
+from .states import CANCELLED, PAUSED, TERMINAL
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -31,7 +33,7 @@ async def send_signal(run_id: str, name: str, value: object = None) -> None:
     await ask(the_core(), f"signal:{run_id}:{_checked(name)}", run_id, value)
 
 
-async def wait_for_signal(name: str, timeout: float | None = None) -> Any:
+def wait_for_signal(name: str, timeout: float | None = None) -> Coroutine[Any, Any, Any]:
     """The next value that is sent to this flow run under that name, waiting for it.
 
     In a durable flow what came is recorded, and handed back when the flow runs again. Raises `SignalTimeout` after
@@ -41,6 +43,8 @@ async def wait_for_signal(name: str, timeout: float | None = None) -> Any:
     flow = run if run is None or run.tally is not None else run.flow
     if run is None or flow is None:
         raise NotInFlow(f"wait_for_signal({name!r})", "a flow's body")
+    if not run.definition.is_async:
+        raise NotInFlow(f"wait_for_signal({name!r})", "an `async def` body")
     prefix = f"ask:signal:{flow.id}:{_checked(name)}:"
 
     async def receive() -> list[Any]:
@@ -49,10 +53,13 @@ async def wait_for_signal(name: str, timeout: float | None = None) -> Any:
             return [key, unserialize(record)]
         raise SignalTimeout(name, timeout or 0)
 
-    async with run.core.turn(prefix):
-        key, value = await once(run, "undertow.signal", name, f"wait_for_signal({name!r})", receive)
-        run.core.journal.discard(key)
-    return value
+    async def wait() -> Any:
+        async with run.core.turn(prefix):
+            key, value = await once(run, "undertow.signal", name, f"wait_for_signal({name!r})", receive)
+            run.core.journal.discard(key)
+        return value
+
+    return wait()
 
 
 def _checked(name: str) -> str:
@@ -97,6 +104,19 @@ async def taken(core: Core, run_id: str, prefix: str) -> tuple[str, Record]:
             if found is not None:
                 return found
             await bell.wait()
+
+
+async def cancel_run(core: Core, run_id: str, reason: str) -> None:
+    """Have a run of any process end Cancelled: at once one that is suspended, which nobody lives."""
+    future = core.background.get(run_id)
+    if future is not None and not future.done:
+        future.cancel(reason)
+        return
+    await core.journal.commit()
+    entry = (CANCELLED, "Cancelled", f"Cancelled: {reason}.", core.clock.now())
+    if await core.journal.claim(run_id, (PAUSED,), entry) is None:
+        with suppress(RunUnknown, RunEnded):  # it has ended meanwhile, as it was to
+            await ask(core, f"cancel:{run_id}", run_id, reason)
 
 
 def hear(core: Core, key: str, record: Record) -> None:

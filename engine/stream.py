@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .arguments import unmapped
 from .errors import InvalidOption, MappingMissingIterable, WouldBlock
-from .futures import Future, as_completed
+from .futures import Future
+from .gathering import as_completed
 from .waking import in_event_loop
 
 if TYPE_CHECKING:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
 from datetime import timedelta
-from typing import Any, ClassVar, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, ClassVar, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
 import attrs
 
 from .arguments import expand
 from .caching import DEFAULT, SERIALIZERS, CachePolicy, KeyFunction, Serializer, read_caching
-from .definition import Definition, NameMaker, Options, submitted_state, take_flags
+from .definition import Definition, Options
 from .errors import InvalidOption
-from .futures import Future, FutureList
+from .gathering import FutureList
 from .generators import async_items, sync_items
 from .hooks import Hook, check_hooks
+from .naming import NameMaker
 from .options import check_flag, check_one_of
 from .pipeline import failure, returned
 from .ports import Runner
 from .retry import Condition, Delays
 from .run import Kind, Outcome, Run
-from .states import State
 from .stream import Stream
 from .triggers import Rule, RuleName, check_rule
 from .waking import in_event_loop
@@ -110,23 +110,7 @@ class Task(Definition[P, R_co], Generic[P, R_co]):
 
     # --- t(x) --------------------------------------------------------------------------------------------------
 
-    @overload
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
-    @overload
-    def __call__(  # pyright: ignore[reportOverlappingOverload]
-        self: Task[Any, Coroutine[Any, Any, T]], *args: Any, return_state: Literal[True], **kwargs: Any
-    ) -> Coroutine[Any, Any, State[T]]: ...
-    @overload
-    def __call__(self: Task[Any, T], *args: Any, return_state: Literal[True], **kwargs: Any) -> State[T]: ...
-    @overload
-    def __call__(self, *args: Any, wait_for: Iterable[Any], **kwargs: Any) -> R_co: ...
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the task and return its result, as the plain function would (an awaitable one, of an async function).
-
-        With `return_state=True` the final state instead, and the task's own failure is not raised.
-        """
-        return_state, wait_for = take_flags(kwargs) if kwargs else (False, None)
-        run = self.make_run(args, kwargs, wait_for)
+    def live(self, run: Run, return_state: bool) -> Any:
         if self.is_async:
             if self.is_async_generator and not return_state:
                 return async_items(run)
@@ -138,32 +122,6 @@ class Task(Definition[P, R_co], Generic[P, R_co]):
         if in_event_loop():
             return self.inline(run, return_state)
         return self.from_thread(run, return_state)
-
-    # --- t.submit(x) -------------------------------------------------------------------------------------------
-
-    # Any argument may be a future in place of the value, which a ParamSpec can't say: hence `Any` here.
-    @overload
-    def submit(
-        self: Task[Any, Coroutine[Any, Any, T]], *args: Any, return_state: Literal[True], **kwargs: Any
-    ) -> Coroutine[Any, Any, State[T]]: ...
-    @overload
-    def submit(self: Task[Any, T], *args: Any, return_state: Literal[True], **kwargs: Any) -> Any: ...
-    @overload
-    def submit(
-        self: Task[Any, Coroutine[Any, Any, T]], *args: Any, wait_for: Iterable[Any] | None = ..., **kwargs: Any
-    ) -> Future[T]: ...
-    @overload
-    def submit(self: Task[Any, T], *args: Any, wait_for: Iterable[Any] | None = ..., **kwargs: Any) -> Future[T]: ...
-    def submit(
-        self, *args: Any, return_state: bool = False, wait_for: Iterable[Any] | None = None, **kwargs: Any
-    ) -> Any:
-        """Start the task as a member of the flow (or engine) around it, and return its future at once.
-
-        Raises `SignatureMismatch` if the arguments don't fit, and `NoHost` outside any flow and engine. With
-        `return_state=True` the final state: waited for in a thread, to be awaited in async code.
-        """
-        future = self.spawn(self.make_run(args, kwargs, wait_for))
-        return submitted_state(future) if return_state else future
 
     # --- t.map(xs) ---------------------------------------------------------------------------------------------
 
@@ -249,10 +207,6 @@ class Task(Definition[P, R_co], Generic[P, R_co]):
     def __get__(self, instance: object, owner: type | None = None) -> Task[..., R_co]: ...
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self.bind_to(instance, owner)
-
-    def with_options(self, **changes: Any) -> Task[P, R_co]:
-        """A copy with some options changed; raises `UnknownOption` and `InvalidOption`."""
-        return cast("Task[P, R_co]", super().with_options(**changes))
 
 
 class TaskMaker(Protocol):

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from .core import Core
 from .errors import EngineClosed, InvalidOption, ScheduleUnknown
-from .firing import micros
+from .firing import micros, moment
 from .ports import Standing
 from .schedules import Schedule
 
@@ -40,12 +40,15 @@ class Schedules:
         It waits for runs of the schedule that are going, unless these may overlap, and for somebody to serve it.
         """
         await self._standing(name)
-        [run_id] = await self._ask(name, [self._core.clock.now()])
-        return run_id
+        at = self._core.clock.now()
+        while not (ids := await self._ask(name, [at])):
+            at += 1  # there is a fire of that very microsecond
+        return ids[0]
 
     async def backfill(self, name: str, start: datetime, end: datetime) -> list[str]:
         """Have the flow run for the schedule's times from `start` to `end` that it has not fired for; the runs' ids.
 
+        What is still to come when this is called fires when it comes.
         They run in order, one after the other unless runs may overlap. Raises `ScheduleUnknown`, and `InvalidOption`
         for times without a zone, and for more than 10 000 fires.
         """
@@ -54,6 +57,7 @@ class Schedules:
         for option, value in (("start", start), ("end", end)):
             if not isinstance(value, datetime) or value.tzinfo is None:
                 raise InvalidOption(option, value, "a datetime with a time zone")
+        end = min(end, moment(self._core.clock.now()))
         times: list[int] = []
         nominal = schedule.next(start - datetime.resolution)
         while nominal is not None and nominal <= end:
@@ -73,6 +77,6 @@ class Schedules:
 
     async def _ask(self, name: str, nominals: Sequence[int]) -> list[str]:
         ids = [self._core.new_id() for _ in nominals]
-        taken = await self._core.journal.timetable.ask(name, nominals, ids)
+        taken = await self._core.journal.timetable.ask(name, nominals, ids, self._core.clock.now())
         self._core.ring(name)
         return [run_id for _, run_id in sorted(taken)]

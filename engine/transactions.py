@@ -1,10 +1,9 @@
 """Transactions: task runs that count together, or are undone together, in reverse order.
 
 The block around the calls decides: when it is left in the ordinary way its runs are committed, when it raises they are
-rolled back. What a cached task computed inside is kept for others only with the commit. In a durable flow it is
-recorded that a roll-back has begun, and how far it came, so that a crash in the middle of one does not end it: the
-flow that is resumed makes the same calls, is handed the same results, runs nothing new inside the block, and goes on
-rolling back.
+rolled back. What a cached task computed inside is kept for others only with the commit. In a durable flow a roll-back
+goes on where a crash broke it off: the flow that is resumed makes the same calls, is handed the same results, and runs
+nothing new inside the block. How far it came is the business of `trail.py`.
 """
 
 from __future__ import annotations
@@ -13,27 +12,22 @@ import inspect
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import anyio
 import attrs
 from anyio.from_thread import run as run_in_loop
 
-from .codec import decode, encode
 from .context import CURRENT, TRANSACTION, current_core
 from .core import Core, logger
-from .durable import next_step, recorded_outcome
-from .errors import JournalError, RolledBack, WouldBlock
+from .errors import RolledBack, WouldBlock
 from .finishing import undisturbed
 from .ports import Record
-from .registry import find_definition
 from .run import Outcome, Run, RunView
 from .states import COMPLETED, RUNNING, transition
 from .tracebacks import describe
-from .waking import Reply, Waker, in_event_loop, is_cancellation, standing_aside
-
-if TYPE_CHECKING:
-    from .ports import Past
+from .trail import Trail, completed_inside
+from .waking import Waker, in_event_loop, is_cancellation, standing_aside
 
 
 @attrs.frozen
@@ -75,7 +69,8 @@ class Transaction:
         self._held: dict[str, Record] = {}
         self._wake: Callable[[], object] | None = None
         self._waits_here = False
-        self._step: str | None = None
+        self._trail: Trail | None = None
+        """What it records, in a durable flow."""
         self._over = False
 
     # --- data ------------------------------------------------------------------------------------------------------
@@ -83,8 +78,8 @@ class Transaction:
     def set(self, name: str, value: Any) -> None:
         """Remember something for the hooks. In a durable flow it is recorded, so it has to be serializable."""
         data = self._data | {name: value}
-        if self._step is not None:
-            self._record("data", encode(data))
+        if self._trail is not None:
+            self._trail.keep("data", data)
         self._data = data
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -103,7 +98,7 @@ class Transaction:
     @property
     def path(self) -> list[str]:
         """In a durable flow, what identifies it and the transactions around it, itself first."""
-        own = [] if self._step is None else [self._step.rpartition("/")[2]]
+        own = [] if self._trail is None else [self._trail.step.rpartition("/")[2]]
         return own if self.outer is None else own + self.outer.path
 
     def entered(self, run: Run) -> None:
@@ -179,99 +174,26 @@ class Transaction:
 
     async def _begin(self) -> None:
         run = CURRENT.get()
-        self._run = run
         self._core: Core = run.core if run is not None else current_core()
         self.outer = TRANSACTION.get()
         if run is not None and run.step is not None:
-            self._step = next_step(run, "undertow.transaction", self.key or "")
-            if run.past is not None:
-                await self._look_back(run.past, run.past.recorded.get(run.step, {}))
+            self._trail = Trail(run, self.key, self._waits_here)
+            self.cause, self._data = await self._trail.look_back()
         TRANSACTION.set(self)
-
-    async def _look_back(self, past: Past, around: dict[str, Record]) -> None:
-        """Read what is recorded of this transaction; where one that was rolled back is tried again, begin anew."""
-        assert self._step is not None
-        own = past.recorded.get(self._step, {})
-        if past.retries_failures and f"{self._step}.ended" in own:
-            self._begin_anew(past, around)
-            return
-        begun, data = around.get(self._step), own.get(f"{self._step}.data")
-        self.cause = None if begun is None else await self._value(self._step, begun)
-        self._data = {} if data is None else await self._value(f"{self._step}.data", data)
-
-    def _begin_anew(self, past: Past, around: dict[str, Record]) -> None:
-        """Forget the runs that were undone, and those that they ran in; and last, that they were."""
-        assert self._step is not None
-        root, _, _ = self._step.partition("/")
-        own = past.recorded.pop(self._step)
-        inside = {step: where for where, records in past.recorded.items() for step in records}
-        undone = {f"{root}/{name.rpartition('.')[2]}" for name in own if ".rollback." in name}
-        for step in undone:
-            while (where := inside.pop(step, None)) is not None:
-                self._forget(past.recorded[where], step)
-                step = where if where != self._run_step else ""
-        for name in own:
-            self._core.journal.discard(f"step:{name}")
-        self._forget(around, self._step)
-
-    def _forget(self, records: dict[str, Record], step: str) -> None:
-        del records[step]
-        self._core.journal.discard(f"step:{step}")
-
-    @property
-    def _run_step(self) -> str:
-        """Of the run that it is opened in."""
-        return "" if self._run is None or self._run.step is None else self._run.step
 
     async def bring_back(self, run: Run) -> None:
         """Take in what ran inside a run that is handed back, in an earlier process: here it won't run."""
-        past = run.past
-        assert past is not None
-        assert run.step is not None
-        for step, record in sorted(past.recorded.get(run.step, {}).items(), key=lambda item: item[1].run_id):
-            about = record.about or {}
-            if "task" not in about:
-                await self._bring_back_inside(run, step, record)
-                continue
-            blocks = [f"{run.step.partition('/')[0]}/{each}" for each in about["transactions"]]
-            inner = blocks[: blocks.index(self._step)] if self._step in blocks else []
-            if any(f"{block}.rollback.{step.rpartition('/')[2]}" in past.recorded.get(block, {}) for block in inner):
-                continue  # its own transaction has undone it
-            child = await self._bring_back_inside(run, step, record)
-            child.definition = find_definition(run.id, about["task"])
-            self._done.append(Done(child, await self._result(child, step, record), await self._remade(past, inner)))
+        async for child, result, data in completed_inside(run, self._trail):
+            self._done.append(Done(child, result, self._around(data)))
 
-    async def _bring_back_inside(self, run: Run, step: str, record: Record) -> Run:
-        child = Run(
-            record.run_id, run.definition, run.core, run, (), {}, [(COMPLETED, "Completed", "", record.kept_at)],
-            frozenset(), run.flow, None, step=step, past=run.past, recorded=True, transaction=self,
-        )  # fmt: skip
-        await self.bring_back(child)
-        return child
-
-    async def _result(self, run: Run, step: str, record: Record) -> Any:
-        if not run.definition.has_parts:
-            return None
-        return recorded_outcome(run, await self._whole(step, record)).data
-
-    async def _remade(self, past: Past, blocks: list[str]) -> Transaction:
-        """A transaction inside this one again, of a run that is handed back: what was set in it, for the hooks."""
-        if not blocks:
-            return self
-        made = Transaction()
-        made.outer = await self._remade(past, blocks[1:])
-        data = past.recorded.get(blocks[0], {}).get(f"{blocks[0]}.data")
-        made._data = {} if data is None else await self._value(f"{blocks[0]}.data", data)
-        return made
-
-    async def _value(self, step: str, record: Record) -> Any:
-        return decode((await self._whole(step, record)).value or b"\xc0")
-
-    async def _whole(self, step: str, record: Record) -> Record:
-        """The record with its value, which a big one was read without."""
-        if record.value is not None:
-            return record
-        return await self._told(self._core.journal.load(f"step:{step}")) or record
+    def _around(self, data: list[dict[str, Any]]) -> Transaction:
+        """Transactions inside this one again, by what was set in them, the outer ones first: what the hooks ask."""
+        innermost = self
+        for each in data:
+            made = Transaction()
+            made.outer, made._data = innermost, each
+            innermost = made
+        return innermost
 
     async def _runs_ended(self) -> None:
         """Wait until every run that was made inside has ended."""
@@ -319,11 +241,11 @@ class Transaction:
         if self.cause is None:
             assert error is not None
             self.cause = _words(error)
-            await self._say(None, encode(self.cause))
+            await self._say(None, self.cause)
         for done in reversed(self._done):
             await self._call_hooks("rollback", done)
             await self._mark(done.run)
-        await self._say("ended", encode(None))
+        await self._say("ended")
         if error is None:
             raise RolledBack(self.cause)
 
@@ -331,7 +253,8 @@ class Transaction:
         """Have the run's record say that it was rolled back, unless it does."""
         if len(run.history) == 1:
             # It was handed back; its story is in the journal alone.
-            earlier = await self._told(self._core.journal.find(run.id))
+            find = self._core.journal.find(run.id)
+            earlier = find.wait() if self._waits_here else await find
             if earlier is not None:
                 run.history, run.recorded = earlier.history, False
                 run.attempts = sum(kind is RUNNING for kind, *_ in run.history)
@@ -344,8 +267,7 @@ class Transaction:
         """Call a run's hooks, unless an earlier process did; one that raises is logged and stops none of the others."""
         run = done.run
         name = f"{when}.{(run.step or run.id).rpartition('/')[2]}"
-        past = self._run.past if self._run is not None else None
-        if past is not None and self._step is not None and f"{self._step}.{name}" in past.recorded.get(self._step, {}):
+        if self._trail is not None and self._trail.has(name):
             return
         hooks = run.definition.on_commit_hooks if when == "commit" else run.definition.on_rollback_hooks
         part = Part(run.view(), done.result, done.transaction)
@@ -355,7 +277,11 @@ class Transaction:
             except Exception:
                 logger.exception("on_%s hook %r of task run %r raised.", when, hook, run.name)
         if hooks or when == "rollback":
-            await self._say(name, encode(None), at_once=bool(hooks))
+            await self._say(name, at_once=bool(hooks))
+
+    async def _say(self, name: str | None, value: object = None, at_once: bool = True) -> None:
+        if self._trail is not None:
+            await self._trail.say(name, value, at_once)
 
     async def _call(self, hook: Callable[[Part], Any], part: Part) -> None:
         if self._waits_here:
@@ -367,37 +293,6 @@ class Transaction:
             answer = hook(part)
             if inspect.isawaitable(answer):
                 await answer
-
-    # --- records ---------------------------------------------------------------------------------------------------
-
-    async def _say(self, name: str | None, value: bytes, at_once: bool = True) -> None:
-        """Record how far it came, in a durable flow; a journal that fails keeps no hook from being called."""
-        if self._step is None:
-            return
-        try:
-            self._record(name, value)
-            if not at_once:
-                return
-            reply = self._core.journal.commit()
-            if self._waits_here:
-                reply.wait()
-            else:
-                with anyio.move_on_after(self._core.finish_seconds, shield=True):
-                    await reply
-        except JournalError as error:
-            logger.error("How far a transaction came is not on disk. %s", error)
-
-    def _record(self, name: str | None, value: bytes) -> None:
-        assert self._step is not None
-        assert self._run is not None
-        where = (self._run.step or "") if name is None else self._step
-        about = {"parent": where.partition("/")[2], "call": f"transaction {name or 'roll-back'}"}
-        core = self._core
-        record = Record(value, "msgpack", core.new_id(), core.clock.now(), None, about)
-        core.journal.keep(f"step:{self._step}" if name is None else f"step:{self._step}.{name}", record)
-
-    async def _told(self, reply: Reply[Any]) -> Any:
-        return reply.wait() if self._waits_here else await reply
 
 
 async def _awaited(answer: Any, seconds: float) -> Any:

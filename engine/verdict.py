@@ -12,7 +12,8 @@ from typing import Any, Literal, TypeAlias
 
 from .arguments import resolve
 from .errors import RunFailed
-from .futures import Future, FutureList
+from .futures import Future
+from .gathering import FutureList
 from .run import Outcome, Run, Tally
 from .states import CANCELLED, COMPLETED, CRASHED, FAILED, PAUSED, SKIPPED, TERMINAL, State, StateType
 from .triggers import failed

@@ -12,18 +12,21 @@ from typing import Any
 
 from ..engine.ports import Earlier, Past, Record
 from ..engine.run import Run
-from ..engine.states import Entry, StateType
+from ..engine.states import TERMINAL, Entry, StateType
 from .rows import COLUMNS, parameters, statement
 from .service import Service
 
 logger = logging.getLogger("undertow")
 
-_EARLIER = "id, history, function, step, json_extract(details, '$.expected_start_at'), json_extract(details, '$.call')"
+_EARLIER = """
+id, history, function, step, json_extract(details, '$.expected_start_at'), json_extract(details, '$.call'),
+json_extract(details, '$.schedule'), json_extract(details, '$.nominal')
+"""
 
 _SUSPENDED = "state_type = 'PAUSED' AND json_extract(history, '$[#-1][1]') = 'Suspended'"
 
 CLAIM = f"""
-UPDATE run SET owner = ?, state_type = ?, ended_at = NULL, history = json_insert(history, '$[#]', json(?))
+UPDATE run SET owner = ?, state_type = ?, ended_at = ?, history = json_insert(history, '$[#]', json(?))
 WHERE id = ? AND (ended_at IS NOT NULL OR {_SUSPENDED}) AND state_type IN (SELECT value FROM json_each(?))
 RETURNING {_EARLIER}
 """
@@ -79,8 +82,9 @@ async def reserve(service: Service, key: str, run_id: str) -> bool:
 
 
 async def claim(service: Service, run_id: str, types: Sequence[StateType], entry: Entry) -> Earlier | None:
-    """Take a run that ended in one of these types."""
-    values = (service.owner, entry[0], json.dumps(entry), run_id, json.dumps(types))
+    """Take a run that ended in one of these types, or end one that is suspended."""
+    kind, _, _, at = entry
+    values = (service.owner, kind, at if kind in TERMINAL else None, json.dumps(entry), run_id, json.dumps(types))
     return _earlier(await service.row(CLAIM, values))
 
 
@@ -135,6 +139,7 @@ async def recoverable(service: Service) -> list[Earlier]:
 def _earlier(row: Any) -> Earlier | None:
     if row is None:
         return None
-    run_id, history, function, step, expected, call = row
+    run_id, history, function, step, expected, call, schedule, nominal = row
     entries = [(StateType(kind), name, message, at) for kind, name, message, at in json.loads(history)]
-    return Earlier(run_id, entries, function, step, expected, call)
+    fire = None if schedule is None else (schedule, nominal)
+    return Earlier(run_id, entries, function, step, expected, call, fire)

@@ -30,8 +30,17 @@ WHERE key >= ? AND key < ? ORDER BY key LIMIT 1
 """
 
 
-def ask(path: str | Path, kind: str, run_id: str, value: object) -> None:
-    """Write a request of that kind to a run, from a process that has no engine open. Raises `JournalError`s."""
+ASK_ALONE = """
+INSERT INTO result (key, value, file, serializer, run_id, kept_at, expires_at, about) SELECT ?, ?, ?, ?, ?, ?, ?, ?
+WHERE NOT EXISTS (SELECT 1 FROM result WHERE key >= ? AND key < ?)
+"""
+
+
+def ask(path: str | Path, kind: str, run_id: str, value: object, *, alone: bool = False) -> bool:
+    """Write a request of that kind to a run, from a process that has no engine open; whether that was done.
+
+    If it is to be `alone`, it is not written when there is another of its kind. Raises `JournalError`s.
+    """
     if not Path(path).is_file():
         raise JournalMissing(str(path), "there is no such file", "Give the journal that the run is in.")
     key = f"ask:{kind}:{run_id}:{new_id()}"
@@ -41,6 +50,9 @@ def ask(path: str | Path, kind: str, run_id: str, value: object) -> None:
         with closing(sqlite3.connect(path, timeout=10, isolation_level=None)) as connection:
             for pragma in pragmas():
                 connection.execute(pragma)
-            connection.execute(INSERT, values)
+            if not alone:
+                return connection.execute(INSERT, values).rowcount > 0
+            prefix = f"ask:{kind}:{run_id}:"
+            return connection.execute(ASK_ALONE, (*values, prefix, f"{prefix}\U0010ffff")).rowcount > 0
     except sqlite3.Error as error:
         raise translate(str(path), error) from error

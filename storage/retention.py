@@ -61,9 +61,11 @@ ASKED = """
 DELETE FROM result WHERE key >= 'ask:' AND key < 'ask;' AND run_id IN (SELECT value FROM json_each(?)) RETURNING file
 """
 FIRED = """
-DELETE FROM fire WHERE run_id IN (SELECT value FROM json_each(?))
-    AND nominal < (SELECT mark FROM schedule WHERE name = fire.schedule) RETURNING nominal
+DELETE FROM fire WHERE (run_id IN (SELECT value FROM json_each(?)) OR owner = 0)
+    AND nominal <= (SELECT mark FROM schedule WHERE name = fire.schedule) RETURNING nominal
 """
+STAYS = "UPDATE fire SET owner = 0 WHERE run_id IN (SELECT value FROM json_each(?)) RETURNING nominal"
+"""A fire that is not decided otherwise stays, so that it is not fired again; as nobody's, for whose death to free."""
 RUNS = "DELETE FROM run WHERE id IN (SELECT value FROM json_each(?))"
 USED = "SELECT 1 FROM result WHERE file = ? LIMIT 1"
 EXPIRED = "DELETE FROM result WHERE key IN (SELECT key FROM result WHERE expires_at < ? LIMIT ?) RETURNING file"
@@ -144,7 +146,7 @@ async def _erase(connection: aiosqlite.Connection, runs: Sequence[str]) -> None:
     for run in await _column(connection, DURABLE, ids):
         while await _column(connection, STEPS, run, CHUNK):
             continue
-    for belongings in (OWN, ASKED, FIRED):
+    for belongings in (OWN, ASKED, FIRED, STAYS):
         await _column(connection, belongings, ids)
     await connection.execute(RUNS, (ids,))
 

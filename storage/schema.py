@@ -100,11 +100,12 @@ CREATE TABLE fire (
     schedule TEXT NOT NULL,
     nominal INTEGER NOT NULL,  -- the time that it is for, in microseconds
     run_id TEXT NOT NULL,
-    owner INTEGER,             -- who runs it; NULL: it was asked for, and nobody has taken it yet
+    owner INTEGER,             -- who runs it; NULL: nobody has taken it yet, or who had died before it began
+    asked_at INTEGER,          -- when a person asked for it; NULL: it is one of the schedule's own times
     PRIMARY KEY (schedule, nominal)
 ) WITHOUT ROWID;
 
-CREATE INDEX fire_asked_for ON fire (schedule) WHERE owner IS NULL;
+CREATE INDEX fire_free ON fire (schedule, nominal) WHERE owner IS NULL;
 
 CREATE INDEX log_of_run ON log (run_id);
 

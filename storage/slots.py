@@ -30,9 +30,10 @@ GIVE = "DELETE FROM slot WHERE holder = ?"
 
 POUR = """
 INSERT INTO drain (name, taken, seen) VALUES (:name, :slots, :now) ON CONFLICT (name) DO UPDATE SET
-    taken = max(0, taken - :rate * max(0, :now - seen)) + :slots, seen = max(seen, :now)
-WHERE max(0, taken - :rate * max(0, :now - seen)) + :slots <= :limit + 1e-6 RETURNING name
+    taken = max(0, taken - :rate * abs(:now - seen)) + :slots, seen = :now
+WHERE max(0, taken - :rate * abs(:now - seen)) + :slots <= :limit + 1e-6 RETURNING name
 """
+"""`abs`: a clock that was ahead for a while, and was set back, must not hold the rate up for as long."""
 
 POUR_BACK = "UPDATE drain SET taken = max(0, taken - ?) WHERE name = ?"
 

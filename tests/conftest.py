@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import anyio
 import attrs
 import pytest
 
+from tests.trouble import trouble
 from undertow import Engine, State, StateType
 from undertow.engine.limits import Limit
 from undertow.engine.ports import Earlier, Past, Record, Standing
@@ -40,7 +42,8 @@ class LoopClock:
 
 def earlier(run: Run) -> Earlier:
     """A run as a journal knows it."""
-    return Earlier(run.id, run.history, run.definition.name, run.step, run.expected_start_at, run.call)
+    fire = None if run.fire is None else (run.fire.schedule, run.fire.nominal)
+    return Earlier(run.id, run.history, run.definition.name, run.step, run.expected_start_at, run.call, fire)
 
 
 class ListPool:
@@ -67,7 +70,7 @@ class ListTimetable:
         self._journal = journal
         self.standings: dict[str, Standing] = {}
         self.fires: dict[tuple[str, int], str] = {}
-        self.asked_for: list[tuple[str, int]] = []
+        self.asked_for: list[tuple[str, int, int | None]] = []
 
     def register(self, name: str, flow: str, told: str, now: int) -> Reply[Standing]:
         before = self.standings.get(name)
@@ -79,7 +82,9 @@ class ListTimetable:
         return Reply.of(self.standings[name])
 
     def look(self, name: str) -> Reply[Standing | None]:
-        return Reply.of(self.standings.get(name))
+        standing = self.standings.get(name)
+        has_free = any(whose == name for whose, *_ in self.asked_for)
+        return Reply.of(None if standing is None else attrs.evolve(standing, has_free=has_free))
 
     def take(self, name: str, nominal: int, run_id: str) -> Reply[bool]:
         free = self.standings[name].paused_at is None and (name, nominal) not in self.fires
@@ -91,26 +96,23 @@ class ListTimetable:
         self.standings[name] = attrs.evolve(self.standings[name], mark=max(self.standings[name].mark, nominal))
         return Reply.of(None)
 
-    def ask(self, name: str, nominals: Sequence[int], run_ids: Sequence[str]) -> Reply[list[tuple[int, str]]]:
+    def ask(self, name: str, nominals: Sequence[int], run_ids: Sequence[str], now: int) -> Reply[list[tuple[int, str]]]:
         new = [(at, run_id) for at, run_id in zip(nominals, run_ids, strict=True) if (name, at) not in self.fires]
         self.fires |= {(name, at): run_id for at, run_id in new}
-        self.asked_for += [(name, at) for at, _ in new]
+        self.asked_for += [(name, at, now) for at, _ in new]
         return Reply.of(new)
 
-    def asked(self, name: str) -> Reply[list[tuple[int, str]]]:
+    def take_free(self, name: str, most: int) -> Reply[list[tuple[int, str, int | None]]]:
         if self.standings[name].paused_at is not None:
             return Reply.of([])
-        mine = sorted(at for whose, at in self.asked_for if whose == name)
-        self.asked_for = [(whose, at) for whose, at in self.asked_for if whose != name]
-        return Reply.of([(at, self.fires[name, at]) for at in mine])
+        mine = sorted(each for each in self.asked_for if each[0] == name)[:most]
+        self.asked_for = [each for each in self.asked_for if each not in mine]
+        return Reply.of([(at, self.fires[name, at], asked_at) for _, at, asked_at in mine])
 
-    def going(self, name: str, nominal: int) -> Reply[list[tuple[str, bool]]]:
-        earlier = [
-            self._journal.runs[self.fires[key]]
-            for key in sorted(self.fires)
-            if key[0] == name and key[1] < nominal and self.fires[key] in self._journal.runs
-        ]
-        return Reply.of([(run.id, run.attempts > 0) for run in earlier if not run.ended])
+    def going(self, name: str, nominal: int, run_id: str) -> Reply[list[tuple[str, bool]]]:
+        runs = [run for run in self._journal.runs.values() if run.fire is not None and run.fire.schedule == name]
+        others = sorted((run for run in runs if not run.ended and run.id != run_id), key=lambda run: run.fire.nominal)
+        return Reply.of([(run.id, run.attempts > 0) for run in others if run.attempts or run.fire.nominal < nominal])
 
     def pause(self, name: str, at: int) -> Reply[bool]:
         changes = self.standings[name].paused_at is None
@@ -254,6 +256,20 @@ def sync_engine(journal: ListJournal) -> Iterator[Engine]:
     """An open engine around a test that has no event loop."""
     with Engine(journal) as opened:
         yield opened
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a journal may be made."""
+    return tmp_path / "app.db"
+
+
+@pytest.fixture
+def trouble_ahead() -> Iterator[None]:
+    """The first time round, a flow that calls `failing_once` fails half way."""
+    trouble[:] = [ConnectionError("half way")]
+    yield
+    trouble.clear()
 
 
 def names(states: list[State[Any] | None]) -> list[str]:

@@ -311,7 +311,7 @@ def test_unknown_options() -> None:
         flow(when="all_done")(hook)  # type: ignore[call-overload]
     with pytest.raises(UnknownOption, match="@task has no option 'run_name'. Did you mean 'task_run_name'"):
         task(run_name="x")(hook)  # type: ignore[call-overload]
-    with pytest.raises(InvalidOption, match="collision_strategy='DROP' .*'ENQUEUE' or 'CANCEL_NEW'"):
+    with pytest.raises(InvalidOption, match="collision_strategy='DROP' .*one of 'ENQUEUE', 'CANCEL_NEW'"):
         ConcurrencyLimit(1, "DROP")
 
 

@@ -133,11 +133,6 @@ def test_room_in_several_loops(monkeypatch: pytest.MonkeyPatch, backend: str) ->
 # --- in a journal ------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "app.db"
-
-
 @task(cache_policy=INPUTS)
 async def square(x: int) -> int:
     return x * x

@@ -34,11 +34,6 @@ async def doubled(n: int) -> int:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "app.db"
-
-
-@pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A log is copied back when it has 64 kB."""
     monkeypatch.setattr(checkpoints, "WAL_BYTES", SMALL)

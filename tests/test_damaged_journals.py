@@ -81,11 +81,6 @@ def once() -> str:
     return "my own result"
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "app.db"
-
-
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The bytes of a journal with some runs in it."""

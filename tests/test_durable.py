@@ -10,38 +10,13 @@ import anyio
 import pytest
 
 import undertow
-from undertow import INPUTS, Engine, Future, ResultNotSerializable, Skip, State, Task, flow, task
+from tests.trouble import counted, failing_once, trouble
+from undertow import INPUTS, Engine, Future, ResultNotSerializable, Skip, State, flow, task
 
 if TYPE_CHECKING:
     from conftest import ListJournal
 
-trouble: list[Exception] = []
-
-
-def failing_once() -> None:
-    """Raise what the test has put in the way."""
-    if trouble:
-        raise trouble.pop()
-
-
-@pytest.fixture(autouse=True)
-def trouble_ahead() -> Iterator[None]:
-    """The first time round, every flow of these tests fails half way."""
-    trouble[:] = [ConnectionError("half way")]
-    yield
-    trouble.clear()
-
-
-def counted(**options: Any) -> tuple[Task[[Any], Any], list[Any]]:
-    """A task that returns its argument, and the list of the arguments that its body was given."""
-    ran: list[Any] = []
-
-    @task(**options)
-    async def step(x: Any = None) -> Any:
-        ran.append(x)
-        return x
-
-    return step, ran  # type: ignore[return-value]
+pytestmark = pytest.mark.usefixtures("trouble_ahead")
 
 
 # --- what is handed back -------------------------------------------------------------------------------------------

@@ -45,11 +45,6 @@ print("parent done")
 """
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "app.db"
-
-
 def run(path: Path, call: str, leave: str = "os._exit(0)") -> str:
     """What parent and child print; both are killed when they take too long."""
     code = SCRIPT.replace("CALL", call).replace("LEAVE", leave)

@@ -55,11 +55,6 @@ class StillClock:
         raise AssertionError("nothing here waits in a thread")
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "app.db"
-
-
 @task
 async def double(n: int) -> int:
     return 2 * n

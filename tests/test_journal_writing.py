@@ -38,11 +38,6 @@ def write_lock(path: Path) -> Iterator[None]:
         other.execute("ROLLBACK")
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "app.db"
-
-
 @task
 async def double(n: int) -> int:
     return 2 * n
@@ -154,6 +149,41 @@ def assert_all_ended(path: Path, outermost: int) -> None:
     runs = "SELECT parent_run_id, state_type FROM flow_runs UNION ALL SELECT parent_run_id, state_type FROM task_runs"
     assert rows(path, f"SELECT count(*) FROM ({runs}) WHERE parent_run_id IS NULL") == [(outermost,)]
     assert rows(path, f"SELECT count(*) FROM ({runs}) WHERE state_type NOT IN ('COMPLETED', 'FAILED')") == [(0,)]
+
+
+# --- what is kept comes first ----------------------------------------------------------------------------------
+
+
+@flow(durable=True, persist_result=True)
+async def kept(n: int) -> int:
+    return await double(n)
+
+
+UNPROVEN = """
+SELECT kind FROM run WHERE kind = 'flow' AND (
+    state_type = 'COMPLETED' AND NOT EXISTS (SELECT 1 FROM result WHERE key = 'run:' || run.id)
+    OR NOT EXISTS (SELECT 1 FROM result WHERE key = 'start:' || run.id))
+"""
+
+
+async def test_what_is_kept_comes_first(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At no instant is a run's end on disk without its result, or a durable run without what it takes to resume it."""
+    found: list[list[Any]] = []
+
+    class Watched(writing.GroupConnection):
+        """Looks at the file whenever rows of runs have been written."""
+
+        def execute(self, *statement: Any) -> sqlite3.Cursor:
+            cursor = super().execute(*statement)
+            if statement[0].startswith("INSERT INTO run "):
+                found.append(rows(path, UNPROVEN))
+            return cursor
+
+    monkeypatch.setattr(writing, "GroupConnection", Watched)
+    async with Engine(path):
+        assert await kept(2) == 4
+    assert len(found) > 1
+    assert not any(found)
 
 
 # --- groups ----------------------------------------------------------------------------------------------------

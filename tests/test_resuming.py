@@ -14,7 +14,7 @@ import attrs
 import pytest
 
 import undertow
-from undertow import INPUTS, Engine, JournalError, RunNotResumable, flow, task
+from undertow import INPUTS, Engine, JournalError, RunNotResumable, UpstreamFailed, flow, task
 from undertow.engine.ports import Record
 from undertow.engine.waking import Reply
 from undertow.storage import SQLiteJournal
@@ -62,11 +62,6 @@ def left_behind(path: Path, to: Path) -> Path:
     with closing(sqlite3.connect(to)) as connection, connection:
         connection.execute("UPDATE owner SET started = 'long ago'")
     return to
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "app.db"
 
 
 def rows(engine: Engine, sql: str, *values: Any) -> list[tuple[Any, ...]]:
@@ -256,6 +251,21 @@ async def test_what_is_in_the_journal_afterwards(make_engine: MakeEngine, path: 
         assert story(engine, ids[0][0]) == ["Pending", "Running", "Completed"]
         assert story(engine, ids[1][0]) == ["Pending", "Running", "Failed", "Resuming", "Retrying", "Completed"]
         assert rows(engine, "SELECT state_name, attempts, parent_run_id FROM flow_runs") == [("Completed", 2, None)]
+
+
+async def test_what_a_skipped_step_needed(make_engine: MakeEngine, path: Path) -> None:
+    """What is skipped in a resumed flow needed a run that there is: the one that has gone on, under its own id."""
+
+    @flow(durable=True)
+    async def chain() -> Any:
+        return await step.submit(refusing.submit(7))
+
+    async with make_engine(journal=PatientJournal(path)) as engine:
+        state = await chain(return_state=True)
+        with pytest.raises(UpstreamFailed):
+            await engine.resume(state.run_id)
+        [(refused,)] = rows(engine, "SELECT id FROM task_runs WHERE task = 'refusing'")
+        assert {upstream for upstream, _ in rows(engine, "SELECT * FROM edges")} == {refused}
 
 
 async def test_after_a_cancellation(make_engine: MakeEngine, path: Path) -> None:

@@ -43,11 +43,6 @@ def clock() -> SetBack:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "app.db"
-
-
-@pytest.fixture
 def no_safe_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files go at once, however new."""
     monkeypatch.setattr(retention, "SAFE_SECONDS", -1)

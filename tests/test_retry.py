@@ -548,3 +548,42 @@ async def test_a_flow_has_a_time_limit(engine: Engine, journal: ListJournal) -> 
     assert (state.type, state.name) == ("FAILED", "TimedOut")
     assert journal.story("endless") == ["Pending", "Running", "Cancelled"]
     assert all(run.ended for run in journal.runs.values())
+
+
+async def test_a_flow_that_raised_in_time(engine: Engine, journal: ListJournal) -> None:
+    """A flow that raises before its time is up ends by that, also if its time then runs out: `Fail` is not retried."""
+    bodies: list[float] = []
+
+    @task
+    async def endless() -> None:
+        await anyio.sleep_forever()
+
+    @flow(timeout_seconds=5, retries=2)
+    async def outer() -> None:
+        bodies.append(anyio.current_time())
+        endless.submit()
+        raise Fail("bad key")
+
+    state = await outer(return_state=True)
+    assert (state.type, state.name) == ("FAILED", "Failed")
+    with pytest.raises(Fail, match="bad key"):
+        state.result()
+    assert [anyio.current_time() - began for began in bodies] == [5]
+    assert journal.story("endless") == ["Pending", "Running", "Cancelled"]
+
+
+async def test_a_flow_that_raised_too_late(engine: Engine) -> None:
+    """A flow that raises when its time is over is TimedOut, whatever it had submitted."""
+
+    @task
+    async def endless() -> None:
+        await anyio.sleep_forever()
+
+    @flow(timeout_seconds=5)
+    async def stubborn() -> None:
+        endless.submit()
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(6)
+        raise ValueError("late")
+
+    assert (await stubborn(return_state=True)).name == "TimedOut"

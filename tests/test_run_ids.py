@@ -50,11 +50,6 @@ def clean() -> Iterator[None]:
         each.clear()  # type: ignore[attr-defined]
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "app.db"
-
-
 @task
 async def step(x: Any) -> Any:
     ran.append(x)

@@ -27,11 +27,6 @@ pytestmark = pytest.mark.real_time
 VERBS = ("ls", "show", "logs", "why", "graph", "doctor")
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "app.db"
-
-
 @task(cache_policy=INPUTS)
 def big(n: int) -> str:
     ran.append(n)

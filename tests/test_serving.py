@@ -217,8 +217,8 @@ async def test_jitter(make_engine: MakeEngine) -> None:
     ("overlap", "began", "states"),
     [
         ("skip", [60, 180, 300], ["Completed", "Skipped", "Completed", "Skipped", "Running"]),
-        ("buffer_one", [60, 150, 240], ["Completed", "Completed", "Running", "Skipped", "Scheduled"]),
-        ("buffer_all", [60, 150, 240], ["Completed", "Completed", "Running", "Scheduled", "Scheduled"]),
+        ("buffer_one", [60, 155, 250], ["Completed", "Completed", "Running", "Skipped", "Scheduled"]),
+        ("buffer_all", [60, 155, 250], ["Completed", "Completed", "Running", "Scheduled", "Scheduled"]),
         ("cancel_running", [60, 120, 180, 240, 300], ["Cancelled"] * 4 + ["Running"]),
         ("allow", [60, 120, 180, 240, 300], ["Completed"] * 3 + ["Running"] * 2),
     ],
@@ -227,7 +227,7 @@ async def test_overlap(
     make_engine: MakeEngine, journal: ListJournal, overlap: Any, began: list[int], states: list[str]
 ) -> None:
     """While a run is going, the next fire is skipped, waits, has it cancelled or joins it, as `overlap` says."""
-    tick = ticking(seconds=90)
+    tick = ticking(seconds=95)
     async with make_engine(late_after=1000.0) as engine:
         engine.serve(tick.on(interval=60, overlap=overlap))
         await anyio.sleep(305)

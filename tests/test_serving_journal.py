@@ -159,3 +159,26 @@ def test_killed_while_serving(tmp_path: Path) -> None:
     assert len(set(times)) == len(times)
     assert found[0]["state_name"] == "Crashed"
     assert len(ledger.read_text()) == len([row for row in found if row["state_name"] in ("Crashed", "Completed")])
+
+
+async def test_fires_whose_runs_are_not_kept(tmp_path: Path) -> None:
+    """What has run is not run again when its run is kept no longer: neither a time of the schedule nor a trigger."""
+    path, plan = tmp_path / "app.db", tick.on(interval=3600)
+    async with Engine(path) as engine:
+        engine.serve(plan)
+        await until(lambda: rows(engine, "SELECT name FROM schedules"))
+        rows(engine, "UPDATE schedule SET mark = mark - 3600000000")
+    async with Engine(path, keep_for=timedelta(0)) as engine:
+        engine.serve(plan)
+        await until(lambda: len(ran) == 1)
+        await engine.schedules.trigger("tick")
+        await until(lambda: len(ran) == 2)
+        await runs_of(engine, 2)
+        assert isinstance(engine.journal, SQLiteJournal)
+        await engine.journal.tidy()
+        assert not rows(engine, "SELECT id FROM flow_runs")
+    async with Engine(path) as engine:
+        engine.serve(plan)
+        await until(lambda: rows(engine, "SELECT 1 FROM schedules WHERE owner IS NOT NULL"))
+        await anyio.sleep(0.3)
+    assert len(ran) == 2

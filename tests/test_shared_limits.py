@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -25,6 +26,8 @@ from undertow import (
     rate_limit,
     task,
 )
+from undertow.storage import slots
+from undertow.storage.slots import SlotPool
 
 pytestmark = pytest.mark.real_time
 
@@ -199,3 +202,62 @@ async def test_shared_slots_in_virtual_time(make_engine: MakeEngine, journal: Li
         async with concurrency("db"):
             assert len(journal.pool.held) == 1
         assert journal.pool.held == {}
+
+
+async def test_many_who_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many wait in a process for what another one holds, one of them asks; then all get it without delay."""
+    limits = {"db": Limit(30, shared=True)}
+    asked: list[str] = []
+    take = SlotPool.take
+
+    def counted(self: SlotPool, holder: str, *args: Any) -> Any:
+        asked.append(holder)
+        return take(self, holder, *args)
+
+    async def waits() -> None:
+        async with concurrency("db"):
+            await done.wait()
+
+    async with Engine(tmp_path / "app.db", limits=limits) as one, Engine(tmp_path / "app.db", limits=limits) as other:
+        done = anyio.Event()
+        async with anyio.create_task_group() as group:
+            with one.active():
+                async with concurrency("db", occupy=30):
+                    with other.active():
+                        monkeypatch.setattr(SlotPool, "take", counted)
+                        for _ in range(30):
+                            group.start_soon(waits)
+                        await anyio.sleep(0.6)
+                    assert len(asked) <= 45
+            start = time.monotonic()
+            while other.journal.query("SELECT count(*) AS n FROM slot")[0]["n"] < 30:  # type: ignore[attr-defined]
+                assert time.monotonic() - start < 5
+                await anyio.sleep(0.02)
+            done.set()
+    assert other.core.limits.active("db") == 0
+
+
+async def test_letting_go_after_the_end(tmp_path: Path) -> None:
+    """Who gives a shared slot back when the engine has closed is not bothered: the slot went with the engine."""
+    async with Engine(tmp_path / "app.db", limits=SHARED):
+        block = concurrency("db")
+        await block.__aenter__()
+    await block.__aexit__(None, None, None)
+    async with Engine(tmp_path / "app.db", limits=SHARED), concurrency("db", occupy=2, timeout_seconds=5):
+        pass
+
+
+async def test_a_rate_when_the_clock_is_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that was an hour ahead for a while does not keep a shared rate from flowing for an hour."""
+
+    class Ahead:
+        @staticmethod
+        def time() -> float:
+            return time.time() + 3600
+
+    async with Engine(tmp_path / "app.db", limits={"api": RateLimit(1, per=0.1, shared=True)}):
+        with monkeypatch.context() as patch:
+            patch.setattr(slots, "time", Ahead)
+            await rate_limit("api")
+        for _ in range(2):
+            await rate_limit("api", timeout_seconds=5)

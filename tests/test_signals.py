@@ -104,11 +104,6 @@ def start() -> Iterator[Start]:
             process.kill()
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "app.db"
-
-
 def said(process: subprocess.Popen[str], word: str) -> None:
     """Wait until a process has said this on stderr."""
     assert process.stderr is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,23 +9,10 @@ import anyio
 import pytest
 
 import undertow
+from tests.trouble import failing_once, trouble
 from undertow import Engine, InvalidOption, flow, task
 
-trouble: list[Exception] = []
-
-
-def failing_once() -> None:
-    """Raise what the test has put in the way."""
-    if trouble:
-        raise trouble.pop()
-
-
-@pytest.fixture(autouse=True)
-def trouble_ahead() -> Iterator[None]:
-    """The first time round, every flow of these tests fails half way."""
-    trouble[:] = [ConnectionError("half way")]
-    yield
-    trouble.clear()
+pytestmark = pytest.mark.usefixtures("trouble_ahead")
 
 
 async def test_a_durable_sleep(engine: Engine) -> None:

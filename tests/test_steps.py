@@ -4,41 +4,16 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import anyio
 import pytest
 
-from undertow import Engine, InvalidOption, Task, flow, task
+from tests.trouble import counted, failing_once, trouble
+from undertow import Engine, InvalidOption, flow, task
 
-trouble: list[Exception] = []
-
-
-def failing_once() -> None:
-    """Raise what the test has put in the way."""
-    if trouble:
-        raise trouble.pop()
-
-
-@pytest.fixture(autouse=True)
-def trouble_ahead() -> Iterator[None]:
-    """The first time round, every flow of these tests fails half way."""
-    trouble[:] = [ConnectionError("half way")]
-    yield
-    trouble.clear()
-
-
-def counted(**options: Any) -> tuple[Task[[Any], Any], list[Any]]:
-    """A task that returns its argument, and the list of the arguments that its body was given."""
-    ran: list[Any] = []
-
-    @task(**options)
-    async def step(x: Any = None) -> Any:
-        ran.append(x)
-        return x
-
-    return step, ran  # type: ignore[return-value]
+pytestmark = pytest.mark.usefixtures("trouble_ahead")
 
 
 async def test_equal_calls_are_told_apart(engine: Engine) -> None:
@@ -75,6 +50,25 @@ async def test_what_is_called_and_where_is_part_of_a_step(engine: Engine) -> Non
 
     assert await whole() == [(1, "same"), "same", (2, "same"), "same"]
     assert ran == ["same"] * 3
+
+
+async def test_a_call_counts_when_it_is_made(engine: Engine) -> None:
+    """Of equal calls each is known by when it was made, and not by when it began to run."""
+    numbers = iter(range(100))
+
+    @task
+    async def draw() -> int:
+        return next(numbers)
+
+    @flow(durable=True, retries=1)
+    async def whole() -> list[int]:
+        first, second = draw(), draw()
+        for call in (second, first) if trouble else ():
+            await call
+        failing_once()
+        return [await first, await second]
+
+    assert await whole() == [1, 0]
 
 
 # --- identity under concurrency --------------------------------------------------------------------------------------
@@ -141,6 +135,21 @@ async def test_any_order_of_concurrent_steps(engine: Engine) -> None:
             assert starts[value] == (2 if value in "xy" else 1) or value[0] == "[", (
                 f"{value} ran again, with seed {seed}"
             )
+
+
+async def test_any_order_of_calls(engine: Engine) -> None:
+    """Calls that come in another order when the flow runs again are handed back what they had returned."""
+    step, ran = counted()
+
+    @flow(durable=True, retries=1)
+    async def whole() -> Any:
+        order = [1, 2, 3] if trouble else [3, 1, 2]
+        found = [await step(x) for x in order]
+        failing_once()
+        return found
+
+    assert await whole() == [3, 1, 2]
+    assert ran == [1, 2, 3]
 
 
 async def test_a_whole_list_of_futures(engine: Engine) -> None:

@@ -136,3 +136,17 @@ def test_settings_and_where_they_come_from(folder: Path, monkeypatch: pytest.Mon
     bad = CliRunner().invoke(cli, ["config"])
     assert bad.exit_code == 2
     assert "UNDERTOW_THREADS='many'" in bad.output
+
+
+def test_cancelling_a_suspended_run(folder: Path) -> None:
+    """A run that is suspended, which nobody lives, is cancelled at once, and can't be resumed by mistake then."""
+    (folder / "orders.py").write_text(
+        "from undertow import flow, suspend_flow_run\n\n"
+        "@flow(durable=True)\nasync def order():\n    return await suspend_flow_run(int)\n"
+    )
+    command("run", "orders.py:order", "--journal", "o.db")
+    cancelled = command("cancel", "--journal", "o.db", "--reason", "not needed", "--json")
+    assert cancelled.returncode == 0
+    run = json.loads(cancelled.stdout)["run"]
+    assert (run["state_name"], run["state_message"]) == ("Cancelled", "Cancelled: not needed.")
+    assert command("resume", "--journal", "o.db", "--input", "3").returncode == 2

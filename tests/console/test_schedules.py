@@ -128,8 +128,8 @@ def timed(journal_of: Any, record: Any, undertow: Invoke) -> Path:
             plan = {"schedule": schedule.to_dict(), "parameters": {"n": 1}, "overlap": "skip", "catch_up": "latest"}
             row = (name, "jobs.hourly", json.dumps(plan | {"grace": None}), mark, paused_at, owner)
             connection.execute("INSERT INTO schedule VALUES (?, ?, ?, ?, ?, ?)", row)
-        connection.execute("INSERT INTO fire VALUES ('late', ?, '00001', 1)", (NOON,))
-        connection.execute("INSERT INTO fire VALUES ('paused', ?, 'swept', 1)", (NOON,))
+        connection.execute("INSERT INTO fire VALUES ('late', ?, '00001', 1, NULL)", (NOON,))
+        connection.execute("INSERT INTO fire VALUES ('paused', ?, 'swept', 1, NULL)", (NOON,))
     return path
 
 

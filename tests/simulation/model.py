@@ -46,12 +46,16 @@ class Seen:
     """Types, names and times of its states, from all its lives."""
     bodies: int = 0
     """How many of its bodies run now."""
+    begun: int = 0
+    """How many of them have begun."""
     last_end: str = ""
-    """How its last body ended."""
+    """How the last one that began has ended."""
     returned: tuple[Any, ...] = ()
     """The futures that its body returned."""
     rank: tuple[float, int] = (0.0, 0)
     """Its turn among those who wait for slots: by priority, then by arrival."""
+    waits_since: float = inf
+    """When it began to wait for slots."""
     overtaken_at: float = inf
     children: dict[str, Seen] = attrs.field(factory=dict)
     """What was called in its present attempt and has ended, by step or else by id."""
@@ -147,6 +151,7 @@ class Model:
         if name == "AwaitingConcurrencySlot":
             self.arrivals += 1
             seen.rank = (-(node.option("priority") or 0), self.arrivals)
+            seen.waits_since = self.now()
         if seen.type == "RUNNING":
             self._attempt(seen)
         elif seen.type in TERMINAL:
@@ -177,12 +182,20 @@ class Model:
             self.complain("recorded steps don't run", f"{seen.node.path} runs anew, and nothing it depends on did")
 
     def _in_turn(self, seen: Seen) -> None:
-        """A run that waited for slots has them: of those who wait for the same, inside the same, none came before it."""
+        """A run that waited for slots has them: of those who wait for the same, inside the same, none came before it.
+
+        One that came at this very moment may have come when the slots had been given away.
+        """
         if seen.overtaken_at < self.now() - EDGE and self.is_punctual():
             self.complain("in turn", f"{seen.node.path} was overtaken by one that came after it")
         for each in self.runs.values():
-            waits = each.story[-1][1] == "AwaitingConcurrencySlot" and each.line[-1] == seen.line[-1]
-            if waits and each.rank < seen.rank and each.node.limit_names == seen.node.limit_names:
+            waits = each.story[-1][1] == "AwaitingConcurrencySlot" and each.waits_since < self.now() - EDGE
+            if (
+                waits
+                and each.line[-1] == seen.line[-1]
+                and each.rank < seen.rank
+                and each.node.limit_names == seen.node.limit_names
+            ):
                 each.overtaken_at = min(each.overtaken_at, self.now())  # unless it has them too, at this very moment
 
     def gave_up(self, key: str, record: Record) -> None:
@@ -232,6 +245,8 @@ class Model:
         if name == "TimedOut" and not (end == "raise" and seen.node.option("final_state") == "return"):
             if timeout is None or took < timeout - EDGE:
                 self.complain("time-outs", f"{path} ended TimedOut after {took:g} s of {timeout}")
+            if seen.node.kind == "flow" and end in ("raise", "fatal"):  # which decides, whatever its children do then
+                self.complain("outcomes", f"the body of {path} ended in time, by {end}, and the run TimedOut")
             return
         if (end == "skip") != (kind == "SKIPPED"):
             self.complain("outcomes", f"{path} raised Skip and ended {name}")
@@ -298,11 +313,13 @@ class Model:
 
     # --- bodies ----------------------------------------------------------------------------------------------------
 
-    def body_began(self, run: Any, node: Node) -> None:
+    def body_began(self, run: Any, node: Node) -> int:
+        """A body begins: its number among those of the run."""
         if self.frozen:
-            return
+            return 0
         seen = self.saw(run, node)
         seen.bodies += 1
+        seen.begun += 1
         seen.last_end, seen.returned = "", ()
         self.note("begin", run.id, node.path)
         if seen.type != "RUNNING":
@@ -310,6 +327,7 @@ class Model:
         if seen.bodies > 1 and not node.gives_up:
             self.complain("one body at a time", f"{seen.bodies} bodies of {node.path} run")
         self._count_slots(node.limits)
+        return seen.begun
 
     def _count_slots(self, names: Iterable[str]) -> None:
         for name in names:
@@ -329,20 +347,21 @@ class Model:
         finally:
             self.blocks[name] -= slots
 
-    def body_ended(self, run: Any, end: str, returned: Iterable[Any] = ()) -> None:
+    def body_ended(self, run: Any, number: int, end: str, returned: Iterable[Any] = ()) -> None:
         if self.frozen:
             return
         seen = self.runs[run.id]
         seen.bodies -= 1
         self.note("end", run.id, seen.node.path, end)
+        if number < seen.begun:
+            return  # it is the body of an attempt that was given up
         if seen.node.kind == "flow" and end in ("raise", "fatal", "cancelled"):
             self.doomed.add(seen.ancestors[0])
         if self._is_late(seen):
             # At the very deadline it may go either way, and the body's end tells nothing.
             end = "late" if self._is_late(seen, by=EDGE) else ""
             self.doomed.add(seen.ancestors[0])
-        if not seen.bodies:  # else it is the body of an attempt that was given up
-            seen.last_end, seen.returned = end, tuple(returned)
+        seen.last_end, seen.returned = end, tuple(returned)
 
     # --- disk and clients ------------------------------------------------------------------------------------------
 

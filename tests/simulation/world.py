@@ -124,7 +124,7 @@ class World:
             yield self._thread  # it began when its thread did
             return
         how, life = How(), self.life
-        self.model.body_began(run, node)
+        number = self.model.body_began(run, node)
         try:
             yield how
         except Exception as error:
@@ -136,7 +136,8 @@ class World:
             raise
         finally:
             if life == self.life:
-                self.model.body_ended(run, "raise" if how.end in ("state", "later") else how.end, how.returned)
+                end = "raise" if how.end in ("state", "later") else how.end
+                self.model.body_ended(run, number, end, how.returned)
 
     @contextmanager
     def in_thread(self, how: How) -> Iterator[None]:

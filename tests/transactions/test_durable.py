@@ -7,11 +7,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 import pytest
 
+from tests.conftest import ListJournal
 from undertow import (
     INPUTS,
     Engine,
@@ -25,9 +26,6 @@ from undertow import (
     transaction,
 )
 from undertow.engine.waking import Reply
-
-if TYPE_CHECKING:
-    from conftest import ListJournal
 
 
 class Crash(BaseException):
