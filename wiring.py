@@ -39,7 +39,7 @@ from .engine.recovery import forked, recover, resumed
 from .engine.run import CLOSED
 from .engine.serving import claim_names, serve_plans
 from .engine.settings import Settings
-from .engine.signals import hear
+from .engine.signals import cancel_run, hear
 from .engine.spill import Budget
 from .engine.task import Task
 from .engine.timetable import Schedules
@@ -65,7 +65,7 @@ class Engine:
     not begun `late_after` seconds after its time (default: 15) is Late.
 
     With `recover=True` durable flow runs that were broken off, by the death of their process or by the closing of their
-    engine, go on by themselves, each at most `max_recoveries` times. `keep_for` and `keep_runs` bound how long runs
+    engine, go on by themselves, each after at most `max_recoveries` deaths. `keep_for` and `keep_runs` bound how long runs
     that have ended stay in the journal, and how many outermost flow runs (default: all, for ever). With
     `result_budget_bytes`, results of done futures that take more than that together wait in the journal, not in memory.
 
@@ -302,6 +302,13 @@ class Engine:
         run.given_name = run.given_name or f"{definition.name}-{run_id}"
         future = taking_part(self.core, run, on_conflict)
         return start(self.core, run, partial(enrolled, on_conflict=on_conflict)) if future is None else future
+
+    async def cancel(self, run_id: str, reason: str = "") -> None:
+        """Have a flow run end Cancelled, whichever process it is in; one of another process, as soon as that looks.
+
+        Does nothing to a run that has ended, or that there is none of.
+        """
+        await cancel_run(self.core, run_id, reason or "engine.cancel() was called")
 
     def handle(self, run_id: str) -> Future[Any] | None:
         """The future of a background run of this process by its id, while anybody holds it; `None` for any other."""

@@ -16,6 +16,7 @@ import anyio
 import attrs
 
 from ..engine.flow import Flow
+from ..engine.pausing import forget_answers
 from ..engine.recovery import BROKEN, resumed
 from ..engine.run import Run
 from ..engine.signals import ask
@@ -102,6 +103,7 @@ def resume_run(
         async with Engine(path, backend=backend, recover=False) as engine:
             types: Sequence[StateType] = BROKEN
             if answer is not None:
+                await forget_answers(engine.core, run_id)
                 await ask(engine.core, f"resume:{run_id}", run_id, answer.value)
                 types = (PAUSED,)
             finished.run = run = await resumed(engine.core, run_id, types, **options)

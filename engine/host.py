@@ -169,7 +169,10 @@ class open_host:  # a context manager, and a class only because each flow run pa
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> bool | None:
         self._host.stop_services()
-        return await self._group.__aexit__(kind, error, tb)
+        try:
+            return await self._group.__aexit__(kind, error, tb)
+        finally:
+            del error, tb  # what is raised here leads back to this frame, and would keep the body's arguments with it
 
 
 class Portal:

@@ -13,7 +13,7 @@ import anyio
 
 from .background import start
 from .context import CURRENT
-from .core import logger
+from .core import Core, logger
 from .durable import once
 from .errors import InvalidOption, NeverResumed, NotInFlow, ParameterInvalid, RunNotPaused, Suspension
 from .memo import unserialize
@@ -121,10 +121,10 @@ async def resume_flow_run(run_id: str, value: object = None) -> None:
         if found is not None and found.history[-1][0] not in (PAUSED, *TERMINAL):
             raise RunNotPaused(run_id, found.history[-1][1])
         suspended = found is not None and found.history[-1][1] == "Suspended"
-        if (before := await core.journal.oldest(_prefix(run_id))) is not None:
-            if not suspended:
-                raise RunNotPaused(run_id, "resumed already")
-            core.journal.discard(before[0])  # whoever gave it could not have the run go on
+        if suspended:
+            await forget_answers(core, run_id)  # whoever gave it could not have the run go on
+        elif await core.journal.oldest(_prefix(run_id)) is not None:
+            raise RunNotPaused(run_id, "resumed already")
         await ask(core, f"resume:{run_id}", run_id, value)
         if suspended:
             start(core, await resumed(core, run_id, (PAUSED,)))
@@ -159,10 +159,15 @@ async def _passed(run: Run, what: str, wanted: Any, key: str | None, wait: Calla
 
 async def _forget_what_came_before(run: Run) -> None:
     """Nobody can have meant this pause yet; unless it is the same one in another life of the run."""
-    journal = run.core.journal
-    while run.past is None and (found := await journal.oldest(_prefix(run.id))) is not None:
-        journal.discard(found[0])
-        await journal.commit()
+    if run.past is None:
+        await forget_answers(run.core, run.id)
+
+
+async def forget_answers(core: Core, run_id: str) -> None:
+    """Drop what a run was to be resumed with."""
+    while (found := await core.journal.oldest(_prefix(run_id))) is not None:
+        core.journal.discard(found[0])
+        await core.journal.commit()
 
 
 async def _answer(run: Run, wanted: Any) -> list[Any]:

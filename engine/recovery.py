@@ -140,7 +140,7 @@ async def _past(core: Core, run: Run, on_mismatch: OnMismatch | None) -> Past:
 async def recover(core: Core, max_recoveries: int, start: Callable[[Run], object]) -> None:
     """Have durable runs that were broken off go on, now and whenever another process dies. Never returns.
 
-    A run goes on at most `max_recoveries` times: one that brings its process down must not do so for ever.
+    A run goes on after at most `max_recoveries` deaths: one that brings its process down must not do so for ever.
     """
     given_up: set[str] = set()
     while True:
@@ -156,7 +156,7 @@ async def _recover_all(core: Core, max_recoveries: int, start: Callable[[Run], o
         if earlier.run_id in given_up:
             continue
         times = sum(
-            name == "Resuming" and before is not PAUSED for (before, *_), (_, name, *_) in pairwise(earlier.history)
+            name == "Resuming" and before is CRASHED for (before, *_), (_, name, *_) in pairwise(earlier.history)
         )
         if times >= max_recoveries:
             given_up.add(earlier.run_id)

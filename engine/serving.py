@@ -58,6 +58,7 @@ async def serve(*plans: Plan) -> None:
     finally:
         for plan in plans:
             core.served.pop(plan.name, None)
+    raise EngineClosed("Serving schedules")
 
 
 def claim_names(core: Core, plans: Sequence[Plan]) -> None:
@@ -73,7 +74,7 @@ def claim_names(core: Core, plans: Sequence[Plan]) -> None:
 
 
 async def serve_plans(core: Core, plans: Sequence[Plan], host: Host) -> None:
-    """Serve these, with runs in that host. Never returns."""
+    """Serve these, with runs in that host, for as long as the engine is open."""
     async with anyio.create_task_group() as group:
         for plan in plans:
             group.start_soon(Server(core, plan, host).serve, name=plan.name)
@@ -103,12 +104,10 @@ class Server:
     _told: str = attrs.field(init=False, default=attrs.Factory(lambda self: self.plan.told(), takes_self=True))
 
     async def serve(self) -> None:
-        """Decide what comes due, for ever. Raises `EngineClosed`."""
+        """Decide what comes due, for as long as the engine is open."""
         registered = False
         with self.core.listening(self.plan.name) as bell:
-            while True:
-                if not self.core.is_open:
-                    raise EngineClosed(f"Serving schedule {self.plan.name!r}")
+            while self.core.is_open:
                 try:
                     if not registered:
                         await self._register()
@@ -157,9 +156,7 @@ class Server:
     def _compare(self, told: str) -> None:
         if told != self._told and not self._contested:
             self._contested = True
-            logger.warning(
-                "Schedule %r was defined otherwise by another process: each serves its own.", self.plan.name
-            )
+            logger.warning("Schedule %r was defined otherwise by another process: each serves its own.", self.plan.name)
 
     async def _take_free(self) -> None:
         """Take what was asked for, and what was taken by somebody who died before it began: that is decided anew."""

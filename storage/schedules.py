@@ -85,9 +85,7 @@ class Timetable:
         """All nominal times up to this one are decided."""
         return self._ask(_decide, name, nominal)
 
-    def ask(
-        self, name: str, nominals: Sequence[int], run_ids: Sequence[str], now: int
-    ) -> Reply[list[tuple[int, str]]]:
+    def ask(self, name: str, nominals: Sequence[int], run_ids: Sequence[str], now: int) -> Reply[list[tuple[int, str]]]:
         """Have these nominal times fired by whoever serves the schedule."""
         return self._ask(_tuples, ASK, name, now, json.dumps(list(zip(nominals, run_ids, strict=True))))
 

@@ -104,3 +104,20 @@ def test_asking_where_there_is_no_journal(tmp_path: Path) -> None:
     with pytest.raises(JournalMissing):
         ask(tmp_path / "app.db", "cancel", "x", "")
     assert not list(tmp_path.iterdir())
+
+
+async def test_cancelling_by_id(tmp_path: Path) -> None:
+    """`engine.cancel(run_id)` cancels a run of its own, and one of another engine on the same journal, for the reason given."""
+    async with Engine(tmp_path / "app.db") as one, Engine(tmp_path / "app.db") as other:
+        for asking in (one, other):
+            future = one.start(waiting, anyio.Event())
+            async for event in future.events():
+                if event.name == "Running":
+                    break
+            await one.core.journal.commit()
+            await asking.cancel(future.run_id, "not needed")
+            state = await future.wait_async(timeout=20)
+            assert state is not None
+            assert state.name == "Cancelled"
+            assert "not needed" in state.message
+            await asking.cancel(future.run_id)
