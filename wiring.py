@@ -65,8 +65,8 @@ class Engine:
     not begun `late_after` seconds after its time (default: 15) is Late.
 
     With `recover=True` durable flow runs that were broken off, by the death of their process or by the closing of their
-    engine, go on by themselves, each after at most `max_recoveries` deaths. `keep_for` and `keep_runs` bound how long runs
-    that have ended stay in the journal, and how many outermost flow runs (default: all, for ever). With
+    engine, go on by themselves, each after at most `max_recoveries` deaths. `keep_for` and `keep_runs` bound how long
+    runs that have ended stay in the journal, and how many outermost flow runs (default: all, for ever). With
     `result_budget_bytes`, results of done futures that take more than that together wait in the journal, not in memory.
 
     `clock`, `random` and `observers` are there for tests and for tools. Raises `InvalidOption` for a bad option and
