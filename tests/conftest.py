@@ -19,7 +19,7 @@ from undertow.engine.ports import Earlier, Past, Record, Standing
 from undertow.engine.run import Run
 from undertow.engine.states import Entry
 from undertow.engine.waking import Reply
-from undertow.testing import BACKENDS, EPOCH_2026, VirtualLoop, virtual_time
+from undertow.testing import BACKENDS, EPOCH_2026, VirtualClock, VirtualLoop, virtual_time
 
 __all__ = ["EPOCH_2026", "VirtualLoop"]  # for other test modules
 
@@ -217,6 +217,14 @@ class ListJournal:
     def story(self, function: str, which: int = 0) -> list[str]:
         """The names of the states that a run of that function went through."""
         return [name for _, name, _, _ in self.of(function)[which].history]
+
+
+@pytest.fixture
+def undertow_clock() -> VirtualClock:
+    """A clock that has less patience with threads that never answer than a user's: several tests are about those."""
+    clock = VirtualClock()
+    clock.patience = 1.0
+    return clock
 
 
 @pytest.fixture(params=BACKENDS)

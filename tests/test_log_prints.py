@@ -165,7 +165,9 @@ def test_prints_in_threads(sync_engine: Engine, journal: Any, capsys: pytest.Cap
 
 
 @pytest.mark.usefixtures("no_leak")
-async def test_handler_that_prints(engine: Engine, journal: Any, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_handler_that_prints(
+    engine: Engine, journal: Any, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     """A handler that prints what it is given prints it, and does not log it again."""
 
     class Printing(logging.Handler):
@@ -174,7 +176,7 @@ async def test_handler_that_prints(engine: Engine, journal: Any, capsys: pytest.
 
     handler = Printing()
     logging.root.addHandler(handler)
-    logging.root.setLevel(logging.INFO)
+    caplog.set_level(logging.INFO)
     try:
         await printing(lambda: print("hello"))
     finally:
