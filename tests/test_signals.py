@@ -25,11 +25,12 @@ from undertow.storage import owners, service
 pytestmark = pytest.mark.real_time
 
 FLOWS = """
-import sys, threading
+import gc, sys, threading
 import anyio
 from undertow import Engine, flow, task
 from undertow.engine.context import current_core
 
+gc.disable()  # an interrupt that strikes in a finalizer is lost, as Python has it
 stubborn = "stubborn" in sys.argv
 
 def say(word):
