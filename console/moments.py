@@ -9,7 +9,7 @@ import re
 from datetime import date, datetime, time, timedelta, tzinfo
 
 from ..engine.errors import UndertowError
-from .wording import EPOCH
+from ..engine.states import micros
 
 _UNITS = {"s": "seconds", "min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _AGO = re.compile(r"(\d{1,6}(?:\.\d{1,6})?) ?(s|min|h|d|w)")
@@ -50,7 +50,7 @@ def end_of(given: str, now: datetime, zone: tzinfo | None = None) -> int:
 def _micros(found: datetime, zone: tzinfo | None) -> int:
     if found.tzinfo is None and zone is not None:
         found = found.replace(tzinfo=zone)
-    return (found.astimezone() - EPOCH) // timedelta(microseconds=1)
+    return micros(found.astimezone())
 
 
 def _day(text: str, now: datetime, zone: tzinfo | None) -> date:

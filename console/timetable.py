@@ -15,11 +15,12 @@ from cronsim import CronSim
 from ..engine.cron import ALIASES, Cron
 from ..engine.recurrence import RRule
 from ..engine.schedules import AnyOf, At, Bounded, Schedule, ScheduleInvalid
+from ..engine.states import micros, moment
 from ..engine.zoned import Interval, Zoned
 from ..storage.owners import Process
 from ..storage.reading import Reader
 from .records import LAST, RunRecord, decode
-from .wording import EPOCH, duration, iso, local
+from .wording import duration, iso, local
 
 MOST_MISSED = 1000
 """Fires that nobody served are counted up to here."""
@@ -60,7 +61,7 @@ class Served:
         """The first time that is not decided; none while it is paused."""
         if self.schedule is None or self.paused_at is not None:
             return None
-        return _micros(self.schedule.next(_moment(self.mark)))
+        return _micros(self.schedule.next(moment(self.mark)))
 
     def overdue(self, now: int, late_after: float) -> list[int]:
         """The times that came while nobody served it, once the first of them is `late_after` seconds ago."""
@@ -72,7 +73,7 @@ class Served:
         at: int | None = first
         while at is not None and at <= now and len(missed) < MOST_MISSED:
             missed.append(at)
-            at = _micros(self.schedule.next(_moment(at)))
+            at = _micros(self.schedule.next(moment(at)))
         return missed
 
     def as_document(self, now: int, late_after: float) -> dict[str, Any]:
@@ -151,12 +152,8 @@ def _server(row: dict[str, Any]) -> str | None:
     return f"{row['host']}:{row['pid']}"
 
 
-def _moment(at: int) -> datetime:
-    return EPOCH + timedelta(microseconds=at)
-
-
 def _micros(when: datetime | None) -> int | None:
-    return None if when is None else (when - EPOCH) // timedelta(microseconds=1)
+    return None if when is None else micros(when)
 
 
 def zone_of(schedule: Schedule | None) -> tzinfo | None:
@@ -203,7 +200,7 @@ def _what(schedule: Schedule) -> str:
 
 
 def _local(when: datetime) -> str:
-    return local((when - EPOCH) // timedelta(microseconds=1))
+    return local(micros(when))
 
 
 def _lasting(span: timedelta) -> str:

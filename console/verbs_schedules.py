@@ -14,6 +14,7 @@ from rich.text import Text
 
 from ..engine.errors import UndertowError
 from ..engine.settings import load
+from ..engine.states import EPOCH
 from ..engine.timetable import Schedules
 from ..storage.reading import Reader
 from ..wiring import Engine
@@ -22,7 +23,7 @@ from .options import hint, now, rows_to_complete, with_journal
 from .page import DIM, STYLES, Page, grid, one_line
 from .running import journal_path
 from .timetable import Served, said, schedules, zone_of
-from .wording import EPOCH, ago, counted, local, safe
+from .wording import ago, counted, local, safe
 
 
 @click.command("schedules")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, TextIO, get_args
 
 import click
@@ -13,14 +13,14 @@ from ..engine.errors import UndertowError
 from ..engine.flow import Flow
 from ..engine.plans import CatchUp, Overlap, Plan
 from ..engine.run import Run
-from ..engine.states import PAUSED, RUNNING, TERMINAL
+from ..engine.states import PAUSED, RUNNING, TERMINAL, micros, moment
 from . import running, serving
 from .loading import arguments, find_served, read_parameters
 from .options import INTERRUPTED, SUCCESS, hint, now, with_backend, with_journal, with_parameters
 from .page import DIM, STYLES, Page, grid
 from .running import journal_path
 from .timetable import said
-from .wording import EPOCH, clock, cut, duration, iso, local, safe
+from .wording import clock, cut, duration, iso, local, safe
 
 
 class NothingToServe(UndertowError, ValueError):
@@ -92,8 +92,8 @@ def _plans(target: str, given: tuple[str, ...], options: dict[str, Any]) -> list
 def _begun(plans: list[Plan], path: str) -> None:
     table = grid("left", "left", "left")
     for plan in plans:
-        following = plan.schedule.next(EPOCH + timedelta(microseconds=now()))
-        at = "never again" if following is None else f"next at {local(_micros(following))}"
+        following = plan.schedule.next(moment(now()))
+        at = "never again" if following is None else f"next at {local(micros(following))}"
         table.add_row(Text(safe(plan.name), "bold"), said(plan.schedule), at)
     page = Page()
     page.put(table)
@@ -144,7 +144,3 @@ def _as_lines(out: TextIO) -> Callable[[Run], None]:
         page.flush()
 
     return put
-
-
-def _micros(when: datetime) -> int:
-    return (when - EPOCH) // timedelta(microseconds=1)

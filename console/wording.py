@@ -5,11 +5,8 @@ Pure functions on plain values; the clock is an argument.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-
 from ..engine.screen import escaped
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+from ..engine.states import moment
 
 
 def safe(text: str, keep: str = "") -> str:
@@ -62,17 +59,17 @@ def ago(at: int, now: int) -> str:
 
 def local(at: int) -> str:
     """A moment in the time zone of the machine, to the second."""
-    return (EPOCH + timedelta(microseconds=at)).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return moment(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def clock(at: int) -> str:
     """A moment in the time zone of the machine, to the millisecond."""
-    return (EPOCH + timedelta(microseconds=at)).astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+    return moment(at).astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
 
 
 def iso(at: int | None) -> str | None:
     """A moment in UTC, ISO-8601 with microseconds, as the journal's views say it."""
-    return None if at is None else (EPOCH + timedelta(microseconds=at)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return None if at is None else moment(at).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def counted(number: int, noun: str, nouns: str | None = None) -> str:

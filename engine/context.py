@@ -76,3 +76,9 @@ def current_core() -> Core:
     if not _open_default:
         raise EngineClosed("Running a task or a flow")
     return _open_default[0]()
+
+
+def core_here() -> Core:
+    """The engine of a call made here: of the run that it is made in, else the current one."""
+    run = CURRENT.get()
+    return run.core if run is not None else current_core()

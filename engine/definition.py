@@ -18,7 +18,7 @@ import attrs
 from .arguments import Signature, find_upstreams, need_search, state_of, unwrapped
 from .bridge import call_from_thread, call_on_the_spot, never_waits
 from .caching import Caching, Serializer, digest, source_of
-from .context import CURRENT, current_core
+from .context import CURRENT, core_here
 from .core import Core
 from .durable import take_step
 from .errors import InvalidOption, LimitUnknown, NoHost, NotCallable, UnknownOption, WouldBlock
@@ -228,9 +228,7 @@ class Definition(Generic[P, R_co]):
         if self.bound:
             args = (*self.bound, *args)
         self.signature.check(args, kwargs)
-        if core is None:
-            current = CURRENT.get()
-            core = current.core if current is not None else current_core()
+        core = core or core_here()
         if self.limit_names:
             self._declare_limits(core)
         run = core.make_run(self, args, kwargs, map_index=map_index, run_id=run_id, parentless=parentless)

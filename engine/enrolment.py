@@ -6,7 +6,6 @@ refused, or restarts it when it has failed.
 
 from __future__ import annotations
 
-import re
 from typing import Any, Literal, TypeAlias, get_args
 
 import anyio
@@ -14,10 +13,10 @@ import anyio
 from .caching import digest
 from .core import Core
 from .durable import agree, go_on, inputs_digest
-from .errors import InvalidOption, JournalError, ResultUnreadable, RunIdConflict
+from .errors import JournalError, ResultUnreadable, RunIdConflict
 from .futures import Future
 from .memo import unserialize
-from .options import check_one_of
+from .options import check_id, check_one_of
 from .pipeline import interrupted, member
 from .ports import Earlier
 from .run import Outcome, Run
@@ -28,13 +27,11 @@ OnConflict: TypeAlias = Literal["attach", "reject", "restart_if_failed"]
 POLL_SECONDS = 0.05
 """How often to look whether a run in another process has ended."""
 
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-
 
 def check_choice(run_id: object, on_conflict: object) -> None:
     """Raise `InvalidOption` for what can't be a run's id, or no way to deal with a conflict."""
-    if run_id is not None and (not isinstance(run_id, str) or not _ID.fullmatch(run_id)):
-        raise InvalidOption("run_id", run_id, "1 to 128 letters, digits, '.', '_' or '-', the first a letter or digit")
+    if run_id is not None:
+        check_id("run_id", run_id)
     check_one_of("on_conflict", on_conflict, get_args(OnConflict))
 
 

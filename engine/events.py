@@ -12,14 +12,14 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from .errors import UndertowError
 from .run import Kind, Run
-from .states import EPOCH, Entry, StateType
+from .states import Entry, StateType, moment
 from .waking import Waker
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Event:
 def _event(run: Run, entry: Entry) -> Event:
     kind, name, message, at = entry
     parent = None if run.parent is None else run.parent.id
-    when = EPOCH + timedelta(microseconds=at)
+    when = moment(at)
     return Event(run.id, run.name, run.kind, run.definition.name, parent, kind, name, message, when)
 
 

@@ -6,7 +6,6 @@ A run that has not begun `late_after` seconds after it was due makes one transit
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import anyio
@@ -19,7 +18,7 @@ from .pipeline import finish, interrupted, member
 from .plans import Overlap
 from .run import Outcome, Run
 from .signals import cancel_run
-from .states import EPOCH, PENDING, SCHEDULED, SKIPPED, transition
+from .states import PENDING, SCHEDULED, SKIPPED, transition
 from .waking import Reply
 
 T = TypeVar("T")
@@ -39,16 +38,6 @@ class Fire:
     nominal: int
     due: int
     """When it was to begin: later than that with jitter, or when a person asked for it."""
-
-
-def micros(when: datetime) -> int:
-    """A moment as the journal writes it: microseconds since 1970."""
-    return (when - EPOCH) // timedelta(microseconds=1)
-
-
-def moment(at: int) -> datetime:
-    """A moment of the journal's, in UTC."""
-    return EPOCH + timedelta(microseconds=at)
 
 
 async def fired(run: Run, future: Future[Any], *, overlap: Overlap, skipped: str, cause: str) -> None:

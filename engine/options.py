@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Collection
 
 from .errors import InvalidOption
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def check_id(option: str, value: object) -> None:
+    """Refuse what can't identify a run, or a signal."""
+    if not isinstance(value, str) or not _ID.fullmatch(value):
+        raise InvalidOption(option, value, "1 to 128 letters, digits, '.', '_' or '-', the first a letter or digit")
 
 
 def check_flag(option: str, value: object) -> None:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, overload
 import anyio
 
 from .background import start
-from .context import CURRENT
+from .context import CURRENT, core_here
 from .core import Core, logger
 from .durable import once
 from .errors import InvalidOption, NeverResumed, NotInFlow, ParameterInvalid, RunNotPaused, Suspension
@@ -21,7 +21,7 @@ from .parameters import checked
 from .ports import Record
 from .recovery import resumed
 from .run import Run
-from .signals import ask, taken, the_core
+from .signals import ask, taken
 from .states import PAUSED, RUNNING, TERMINAL, transition
 
 T = TypeVar("T")
@@ -112,7 +112,7 @@ async def resume_flow_run(run_id: str, value: object = None) -> None:
     somebody was faster), `ParameterInvalid` for an input that a paused run of this process does not take, and
     `RunNotResumable`.
     """
-    core = the_core()
+    core = core_here()
     if core.paused.get(run_id) is not None:
         checked(run_id, "value", value, core.paused[run_id])
     async with core.turn(f"answer:{run_id}"):

@@ -7,13 +7,13 @@ last attempt has ended, the arguments. It never holds the result: that belongs t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import attrs
 
-from .states import EPOCH, RUNNING, TERMINAL, Entry, State, StateType
+from .states import RUNNING, TERMINAL, Entry, State, StateType, moment
 
 if TYPE_CHECKING:
     from .core import Core
@@ -214,8 +214,8 @@ class Run:
             flow_run_id=self.flow.id if self.flow is not None else None,
             map_index=self.map_index,
             state=self.state(),
-            scheduled_start_time=None if self.fire is None else EPOCH + timedelta(microseconds=self.fire.nominal),
-            start_time=None if started is None else EPOCH + timedelta(microseconds=started),
+            scheduled_start_time=None if self.fire is None else moment(self.fire.nominal),
+            start_time=None if started is None else moment(started),
             previous_error=self.last_error,
         )
 

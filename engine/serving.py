@@ -20,12 +20,12 @@ from .context import current_core
 from .core import Core, logger
 from .errors import EngineClosed, InvalidOption, JournalError
 from .finishing import undisturbed
-from .firing import TROUBLE_SECONDS, Fire, fired, micros, moment
+from .firing import TROUBLE_SECONDS, Fire, fired
 from .futures import Future
 from .gathering import wait_async
 from .host import Host, open_host
 from .plans import Plan
-from .states import EPOCH, SCHEDULED
+from .states import EPOCH, SCHEDULED, micros, moment
 from .waking import Waker
 
 LOOK_SECONDS = 2.0

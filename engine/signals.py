@@ -6,22 +6,20 @@ of this process is woken at once; one of another finds out when its process next
 
 from __future__ import annotations
 
-import re
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
 import anyio
 
-from .context import CURRENT, current_core
+from .context import CURRENT, core_here
 from .core import Core, logger
 from .durable import once
-from .errors import InvalidOption, NotInFlow, ResultUnreadable, RunEnded, RunUnknown, SignalTimeout
+from .errors import NotInFlow, ResultUnreadable, RunEnded, RunUnknown, SignalTimeout
 from .memo import serialize, unserialize
+from .options import check_id
 from .ports import Earlier, Record
 from .states import CANCELLED, PAUSED, TERMINAL
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 async def send_signal(run_id: str, name: str, value: object = None) -> None:
@@ -30,7 +28,8 @@ async def send_signal(run_id: str, name: str, value: object = None) -> None:
     It is on disk when this returns. Signals of one name come in the order they were sent. Raises `RunUnknown`,
     `RunEnded`, `InvalidOption` for an impossible name, and `ResultNotSerializable`.
     """
-    await ask(the_core(), f"signal:{run_id}:{_checked(name)}", run_id, value)
+    check_id("name", name)
+    await ask(core_here(), f"signal:{run_id}:{name}", run_id, value)
 
 
 def wait_for_signal(name: str, timeout: float | None = None) -> Coroutine[Any, Any, Any]:
@@ -45,7 +44,8 @@ def wait_for_signal(name: str, timeout: float | None = None) -> Coroutine[Any, A
         raise NotInFlow(f"wait_for_signal({name!r})", "a flow's body")
     if not run.definition.is_async:
         raise NotInFlow(f"wait_for_signal({name!r})", "an `async def` body")
-    prefix = f"ask:signal:{flow.id}:{_checked(name)}:"
+    check_id("name", name)
+    prefix = f"ask:signal:{flow.id}:{name}:"
 
     async def receive() -> list[Any]:
         with anyio.move_on_after(timeout):
@@ -62,19 +62,7 @@ def wait_for_signal(name: str, timeout: float | None = None) -> Coroutine[Any, A
     return wait()
 
 
-def _checked(name: str) -> str:
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise InvalidOption("name", name, "1 to 128 letters, digits, '.', '_' or '-', the first a letter or digit")
-    return name
-
-
 # --- under them ------------------------------------------------------------------------------------------------
-
-
-def the_core() -> Core:
-    """The engine of a call made here."""
-    run = CURRENT.get()
-    return run.core if run is not None else current_core()
 
 
 async def ask(core: Core, what: str, run_id: str, value: object) -> Earlier:

@@ -8,7 +8,7 @@ from typing import cast
 
 from anyio.from_thread import run as run_in_loop
 
-from .context import CURRENT, current_core
+from .context import CURRENT, core_here
 from .core import Core
 from .errors import InvalidOption, LimitUnknown, WouldBlock
 from .granting import HELD, Lease
@@ -31,7 +31,7 @@ class concurrency:
         self._lease: Lease | None = None
 
     async def __aenter__(self) -> None:
-        limits = _core().limits
+        limits = core_here().limits
         self._hold(await limits.acquire(self._names, self._slots, timeout=self._timeout, inside=_inside()))
 
     def _hold(self, lease: Lease) -> None:
@@ -81,7 +81,7 @@ class rate_limit:
         return self.__aenter__().__await__()
 
     async def __aenter__(self) -> None:
-        core = _core()
+        core = core_here()
         self._check(core)
         await core.limits.acquire(self._names, self._slots, timeout=self._timeout, inside=_inside())
 
@@ -90,7 +90,7 @@ class rate_limit:
 
     def wait(self) -> None:
         """Wait in a thread."""
-        self._check(_core())
+        self._check(core_here())
         _take_in_thread(self._names, self._slots, self._timeout)
 
     def __enter__(self) -> None:
@@ -98,11 +98,6 @@ class rate_limit:
 
     def __exit__(self, *_: object) -> None:
         """Nothing to give back."""
-
-
-def _core() -> Core:
-    run = CURRENT.get()
-    return run.core if run is not None else current_core()
 
 
 def _occupy(slots: float) -> float:
@@ -126,7 +121,7 @@ def _flat(names: Iterable[str | Iterable[str]]) -> tuple[str, ...]:
 
 
 def _take_in_thread(names: tuple[str, ...], slots: float, timeout: float | None) -> Lease:
-    core = _core()
+    core = core_here()
     inside = _inside()
     lease = core.limits.try_acquire(names, slots, inside=inside)
     if lease is not None:

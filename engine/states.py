@@ -50,6 +50,16 @@ R_co = TypeVar("R_co", covariant=True)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+def micros(when: datetime) -> int:
+    """A moment as the journal writes it: microseconds since 1970."""
+    return (when - EPOCH) // timedelta(microseconds=1)
+
+
+def moment(at: int) -> datetime:
+    """A moment of the journal's, in UTC."""
+    return EPOCH + timedelta(microseconds=at)
+
+
 class StateType(StrEnum):
     """The ten types of state."""
 
@@ -197,7 +207,7 @@ class State(Generic[R_co]):
     @property
     def timestamp(self) -> datetime:
         """When the run entered this state, in UTC."""
-        return EPOCH + timedelta(microseconds=self.at)
+        return moment(self.at)
 
     def is_scheduled(self) -> bool:
         return self.type is SCHEDULED

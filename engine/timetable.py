@@ -8,9 +8,9 @@ from datetime import datetime
 
 from .core import Core
 from .errors import EngineClosed, InvalidOption, ScheduleUnknown
-from .firing import micros, moment
 from .ports import Standing
 from .schedules import Schedule
+from .states import micros, moment
 
 MOST = 10_000
 """Fires that one backfill asks for at most."""

@@ -18,7 +18,7 @@ import anyio
 import attrs
 from anyio.from_thread import run as run_in_loop
 
-from .context import CURRENT, TRANSACTION, current_core
+from .context import CURRENT, TRANSACTION, core_here
 from .core import Core, logger
 from .errors import RolledBack, WouldBlock
 from .finishing import undisturbed
@@ -174,7 +174,7 @@ class Transaction:
 
     async def _begin(self) -> None:
         run = CURRENT.get()
-        self._core: Core = run.core if run is not None else current_core()
+        self._core: Core = core_here()
         self.outer = TRANSACTION.get()
         if run is not None and run.step is not None:
             self._trail = Trail(run, self.key, self._waits_here)

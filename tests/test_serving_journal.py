@@ -16,7 +16,7 @@ import anyio
 import pytest
 
 from undertow import Engine, InvalidOption, flow
-from undertow.engine.firing import micros, moment
+from undertow.engine.states import micros, moment
 from undertow.storage import SQLiteJournal
 
 pytestmark = pytest.mark.real_time

@@ -21,7 +21,7 @@ from undertow import (
     serve,
     suspend_flow_run,
 )
-from undertow.engine.firing import micros
+from undertow.engine.states import micros
 from undertow.engine.waking import Reply
 
 MakeEngine = Callable[..., Engine]

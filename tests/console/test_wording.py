@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from undertow.console.moments import MomentUnreadable, moment
-from undertow.console.wording import EPOCH, ago, duration, safe, size
+from undertow.console.wording import ago, duration, safe, size
+from undertow.engine.states import EPOCH
 
 
 @pytest.mark.parametrize(
